@@ -1,0 +1,113 @@
+"""The nodes of an inventory as testinfra hosts, and an HTTPS client: for every inventory alike.
+
+The inventory is named by the environment variable TIMESTAMP_INVENTORY (default: inventories/local).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+PROJECT = Path(__file__).resolve().parents[2]
+INVENTORY = Path(os.environ.get("TIMESTAMP_INVENTORY", PROJECT / "inventories/local"))
+SECRETS = INVENTORY / "secrets"
+
+
+@cache
+def inventory() -> dict[str, Any]:
+    """Read the inventory as Ansible reads it."""
+    command = ["ansible-inventory", "--inventory", str(INVENTORY), "--list"]
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def members(group: str) -> list[str]:
+    """Name the hosts of a group and of its children, each once."""
+    entry = inventory().get(group, {})
+    names = list(entry.get("hosts", []))
+    for child in entry.get("children", []):
+        names += members(child)
+    return list(dict.fromkeys(names))
+
+
+def address(name: str) -> str:
+    """Give a node's IPv4 address."""
+    return str(inventory()["_meta"]["hostvars"][name]["node_address"])
+
+
+def connect(name: str) -> Host:
+    """Open a node by ssh, as Ansible does."""
+    return testinfra.get_host(f"ssh://{name}", ssh_config=str(SECRETS / "ssh/config"), sudo=True)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes `node` once for each host of its module's GROUP."""
+    if "node" in metafunc.fixturenames:
+        metafunc.parametrize("node", members(metafunc.module.GROUP), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def node(request: pytest.FixtureRequest) -> Host:
+    """Give the node that the test runs on."""
+    return connect(request.param)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an HTTP request was answered with."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+    def json(self) -> Any:
+        """Parse the body."""
+        return json.loads(self.body)
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Answer a redirect instead of following it."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Follow nothing."""
+
+
+Client = Callable[..., Answer]
+
+
+@pytest.fixture(scope="session")
+def web_address() -> str:
+    """Give the address of the first web node."""
+    return address(members("web")[0])
+
+
+@pytest.fixture(scope="session")
+def request_https(web_address: str) -> Client:
+    """Give a client of nginx on the first web node that trusts the inventory's CA alone."""
+    context = ssl.create_default_context(cafile=str(SECRETS / "certificates/ca.crt"))
+    opener = urllib.request.build_opener(NoRedirect, urllib.request.HTTPSHandler(context=context))
+
+    def send(method: str, path: str, headers: dict[str, str] | None = None, scheme: str = "https") -> Answer:
+        request = urllib.request.Request(f"{scheme}://{web_address}{path}", method=method, headers=headers or {})
+        try:
+            with opener.open(request, timeout=40) as response:
+                return Answer(response.status, response.headers, response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, error.read())
+
+    return send

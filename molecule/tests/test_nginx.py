@@ -1,0 +1,98 @@
+"""nginx: TLS, one path for reading and writing, one place for errors."""
+
+from __future__ import annotations
+
+import json
+import uuid
+
+import pytest
+from conftest import Answer, Client
+from testinfra.host import Host
+
+GROUP = "web"
+RECORD = "/api/v1/timestamp/00000000-0000-4000-8000-000000000000"
+
+
+def test_unit_runs(node: Host) -> None:
+    assert node.service("nginx.service").is_running
+    assert node.service("nginx.service").is_enabled
+    assert node.check_output("systemctl show nginx.service --property=NRestarts --value") == "0"
+
+
+def test_plain_http_only_redirects(request_https: Client, web_address: str) -> None:
+    answer = request_https("POST", "/app?x=1", scheme="http")
+    assert answer.status == 308
+    assert answer.headers["Location"] == f"https://{web_address}/app?x=1"
+
+
+def test_health_is_that_of_both_apis(request_https: Client) -> None:
+    answer = request_https("GET", "/health")
+    assert answer.status == 200
+    assert answer.json() == {"status": "UP"}
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/ready", "/nothing", "/"])
+def test_other_paths_are_not_found(request_https: Client, path: str) -> None:
+    problem(request_https("GET", path), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", RECORD, "GET, HEAD, POST, OPTIONS"),
+        ("PUT", RECORD, "GET, HEAD, POST, OPTIONS"),
+        ("GET", "/app", "POST, OPTIONS"),
+        ("GET", "/api/v1/timestamp", "POST, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+    ],
+)
+def test_other_methods_are_not_allowed(request_https: Client, method: str, path: str, allow: str) -> None:
+    answer = request_https(method, path)
+    problem(answer, 405)
+    assert answer.headers.get_all("Allow") == [allow]
+
+
+def test_options_are_answered_in_one_place(request_https: Client) -> None:
+    answer = request_https("OPTIONS", RECORD)
+    assert answer.status == 204
+    assert answer.headers.get_all("Allow") == ["GET, HEAD, POST, OPTIONS"]
+
+
+def test_security_headers(request_https: Client) -> None:
+    headers = request_https("GET", "/health").headers
+    assert headers["Strict-Transport-Security"] == "max-age=63072000"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Server"] == "nginx"
+
+
+def test_http2_is_offered(node: Host) -> None:
+    handshake = node.run("echo | openssl s_client -connect 127.0.0.1:443 -alpn h2 2>/dev/null")
+    assert "ALPN protocol: h2" in handshake.stdout
+
+
+@pytest.mark.parametrize(("version", "offered"), [("tls1_1", False), ("tls1_2", True), ("tls1_3", True)])
+def test_tls_versions(node: Host, version: str, offered: bool) -> None:
+    # SECLEVEL 0 lets the client offer what the server must refuse.
+    command = f"echo | openssl s_client -connect 127.0.0.1:443 -{version} -cipher 'DEFAULT:@SECLEVEL=0'"
+    assert (node.run(command).rc == 0) is offered
+
+
+def test_access_log_is_json_in_the_journal(node: Host, request_https: Client) -> None:
+    sent = str(uuid.uuid4())
+    request_https("GET", RECORD, {"correlationId": sent})
+    found = node.check_output(f"journalctl --unit=nginx.service --output=cat --since=-1min --grep={sent}")
+    entry = json.loads(found.splitlines()[-1])
+    assert entry["correlationId"] == sent
+    assert entry["status"] == 404
+    assert entry["path"] == RECORD
+
+
+def problem(answer: Answer, status: int) -> None:
+    """Check that an answer is an RFC 9457 problem with a correlationId."""
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == status
+    assert set(body) == {"type", "title", "status", "detail", "instance", "correlationId"}
+    assert answer.headers.get_all("correlationId") == [body["correlationId"]]
+    uuid.UUID(body["correlationId"])
