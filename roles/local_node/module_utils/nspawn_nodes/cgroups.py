@@ -1,0 +1,100 @@
+"""Control groups where no systemd manages them: each machine gets one of its own in every hierarchy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted hierarchy: its controllers (none for version 2), and where which part of it is mounted."""
+
+    controllers: frozenset[str]
+    root: str
+    mount: Path
+
+
+def hierarchies(mountinfo: str) -> list[Hierarchy]:
+    """Return the hierarchies in the text of /proc/self/mountinfo (proc(5))."""
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            root, mount = before.split(" ")[3:5]
+            # A version 1 hierarchy shows its controllers among the file system's options.
+            names = frozenset(options.split(",")) if kind == "cgroup" else frozenset[str]()
+            found.append(Hierarchy(names, root, Path(mount)))
+    return found
+
+
+def own_folders(cgroup: str, mounted: Iterable[Hierarchy]) -> list[Path]:
+    """Return the folder of each group of the text of /proc/self/cgroup (cgroups(7)).
+
+    A cpuset of version 1 is left out: a new one takes no process before its CPUs are chosen. Where a hierarchy's
+    mount does not show the group (in a container), the folder is the top of the mount.
+    """
+    folders = []
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        names = {name for name in controllers.split(",") if name}
+        if "cpuset" in names:
+            continue
+        for hierarchy in mounted:
+            if names <= hierarchy.controllers if names else not hierarchy.controllers:
+                inside = path.removeprefix(hierarchy.root.rstrip("/"))
+                folder = hierarchy.mount / inside.lstrip("/")
+                folders.append(folder if folder.is_dir() else hierarchy.mount)
+                break
+    return folders
+
+
+def processes(folders: Iterable[Path]) -> set[int]:
+    """Return the process ids in these groups and the groups inside them."""
+    found: set[int] = set()
+    for folder in folders:
+        for file in folder.glob("**/cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found.update(int(line) for line in file.read_text().split())
+    return found
+
+
+def kill(folders: Iterable[Path], patience: float) -> bool:
+    """Kill all processes of these groups; say whether none was left after `patience` seconds.
+
+    A process that is in our group is ours, so that no id can have been taken over by another.
+    """
+    groups = list(folders)
+    end = time.monotonic() + patience
+    while left := processes(groups) - {os.getpid()}:
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def remove(folders: Iterable[Path]) -> None:
+    """Remove these groups and the groups inside them; one that still holds a process stays."""
+    for folder in folders:
+        inner = sorted((path for path in folder.glob("**/") if path != folder), reverse=True)
+        for path in [*inner, folder]:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def offer_controllers(folder: Path) -> None:
+    """Let groups inside a version 2 group use its controllers; the kernel refuses where it holds processes itself."""
+    offered = folder / "cgroup.controllers"
+    if offered.exists():
+        for controller in offered.read_text().split():
+            with contextlib.suppress(OSError):
+                (folder / "cgroup.subtree_control").write_text(f"+{controller}")
