@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.nspawn_nodes import states
 from ansible.module_utils.nspawn_nodes.spec import Node, Spec
-from ansible.module_utils.nspawn_nodes.system import Failure
+from ansible.module_utils.nspawn_nodes.system import NodeError
 
 DOCUMENTATION = r"""
 module: local_node
@@ -22,7 +23,7 @@ options:
   nodes: {description: "IPv4 address of each machine by its inventory name.", type: dict, required: true}
   machine_prefix: {description: "Put before the short name to name the machine on this computer.", type: str}
   bridge: {description: "Name of the network bridge.", type: str, required: true}
-  gateway: {description: "This computer's address on the bridge, with the prefix length.", type: str, required: true}
+  gateway: {description: "This computer's address on the bridge, as 10.77.0.1/24.", type: str, required: true}
   state_folder: {description: "Where the machines lie.", type: path, required: true}
   cache_folder: {description: "Where the image and downloaded packages are kept.", type: path, required: true}
   ssh_folder: {description: "Where the key pair and known_hosts are written.", type: path, required: true}
@@ -31,7 +32,7 @@ options:
   suite: {description: "Debian suite of the image.", type: str, required: true}
   mirror: {description: "Debian mirror of the image; empty for Debian's own.", type: str}
   packages: {description: "Packages of the image.", type: list, elements: str, required: true}
-  nameservers: {description: "Name servers of the machines; empty for the computer's own.", type: list, elements: str}
+  nameservers: {description: "Name servers; empty for the computer's own.", type: list, elements: str}
   certificate_authorities_folder: {description: "Certificates that the machines trust too.", type: path}
   wait_seconds: {description: "How long the machines may take to answer.", type: float}
   force: {description: "Erase machines that belong to another work tree.", type: bool}
@@ -68,40 +69,46 @@ def main() -> None:
         supports_check_mode=True,
     )
     report = states.Report(check=module.check_mode)
-    action = {"started": states.started, "stopped": states.stopped, "absent": states.absent}[module.params["state"]]
+    action = {"started": states.started, "stopped": states.stopped, "absent": states.absent}[
+        module.params["state"]
+    ]
     try:
         action(spec_of(module.params), report)
-    except Failure as failure:
+    except NodeError as failure:
         module.fail_json(msg=str(failure), actions=report.actions)
     for warning in report.warnings:
         module.warn(warning)
     module.exit_json(changed=bool(report.actions), actions=report.actions)
 
 
-def spec_of(parameters: dict[str, object]) -> Spec:
-    """Turn the module's parameters into a spec; raises Failure where an address is none."""
-    values = dict(parameters)
-    values.pop("state")
-    prefix = str(values.pop("machine_prefix"))
-    nodes = values.pop("nodes")
-    folder = Path(str(values["state_folder"]))
-    assert isinstance(nodes, dict)
+def spec_of(parameters: dict[str, Any]) -> Spec:
+    """Turn the module's parameters into a spec; raises NodeError where an address is none."""
+    state_folder = Path(parameters["state_folder"])
     try:
-        gateway = ipaddress.IPv4Interface(str(values.pop("gateway")))
-        return Spec(
-            nodes=tuple(
-                Node(name, machine, str(ipaddress.IPv4Address(address)), folder / machine)
-                for name, address in nodes.items()
-                for machine in [f"{prefix}{name.partition('.')[0]}"]
-            ),
-            gateway=gateway,
-            packages=tuple(values.pop("packages")),  # type: ignore[arg-type]
-            nameservers=tuple(values.pop("nameservers")),  # type: ignore[arg-type]
-            **{name: Path(str(value)) for name, value in values.items() if name.endswith(("_folder", "_tree"))},
-            **{name: value for name, value in values.items() if not name.endswith(("_folder", "_tree"))},
-        )
+        nodes = []
+        for name, address in parameters["nodes"].items():
+            machine = f"{parameters['machine_prefix']}{name.partition('.')[0]}"
+            nodes.append(Node(name, machine, str(ipaddress.IPv4Address(address)), state_folder / machine))
+        gateway = ipaddress.IPv4Interface(parameters["gateway"])
     except ValueError as error:
-        raise Failure(f"Not an address: {error}") from error
+        raise NodeError(f"Not an IPv4 address: {error}") from error
+    return Spec(
+        nodes=tuple(nodes),
+        state_folder=state_folder,
+        cache_folder=Path(parameters["cache_folder"]),
+        ssh_folder=Path(parameters["ssh_folder"]),
+        work_tree=Path(parameters["work_tree"]),
+        role_folder=Path(parameters["role_folder"]),
+        bridge=parameters["bridge"],
+        gateway=gateway,
+        suite=parameters["suite"],
+        mirror=parameters["mirror"],
+        packages=tuple(parameters["packages"]),
+        nameservers=tuple(parameters["nameservers"]),
+        certificate_authorities_folder=Path(parameters["certificate_authorities_folder"]),
+        wait_seconds=parameters["wait_seconds"],
+        force=parameters["force"],
+    )
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def hierarchies(mountinfo: str) -> list[Hierarchy]:
 def own_folders(cgroup: str, mounted: Iterable[Hierarchy]) -> list[Path]:
     """Return the folder of each group of the text of /proc/self/cgroup (cgroups(7)).
 
-    A cpuset of version 1 is left out: a new one takes no process before its CPUs are chosen. Where a hierarchy's
-    mount does not show the group (in a container), the folder is the top of the mount.
+    A cpuset of version 1 is left out: a new one takes no process before its CPUs are chosen. Where the mount
+    of a hierarchy does not show the group (in a container), the folder is the top of the mount.
     """
     folders = []
     for line in cgroup.splitlines():
@@ -92,7 +92,10 @@ def remove(folders: Iterable[Path]) -> None:
 
 
 def offer_controllers(folder: Path) -> None:
-    """Let groups inside a version 2 group use its controllers; the kernel refuses where it holds processes itself."""
+    """Let groups inside a version 2 group use its controllers, where the kernel allows it.
+
+    It does not in a group that holds processes itself; limits of units are then not enforced there.
+    """
     offered = folder / "cgroup.controllers"
     if offered.exists():
         for controller in offered.read_text().split():

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .spec import Node, Spec
-from .system import Failure, make_folder, read, run, write
+from .system import NodeError, make_folder, read, run, write
 
 HOSTS_MARK = "# Written when the machine was made by role local_node"
 RESOLVER_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -43,16 +43,18 @@ IPv6AcceptRA=no
 def resolver(texts: Iterable[str | None]) -> str:
     """Return a resolv.conf(5) for a machine: the first of these texts that names a server beyond loopback.
 
-    The host's own stub (127.0.0.53 and the like) cannot be reached from a machine. Raises Failure.
+    The host's own stub (127.0.0.53 and the like) cannot be reached from a machine. Raises NodeError.
     """
     for text in texts:
         lines = (text or "").splitlines()
-        servers = [line.split()[1] for line in lines if line.startswith("nameserver") and len(line.split()) > 1]
+        servers = [
+            line.split()[1] for line in lines if line.startswith("nameserver") and len(line.split()) > 1
+        ]
         usable = [server for server in servers if not server.startswith(("127.", "::1"))]
         if usable:
             others = [line for line in lines if line.startswith(("search", "options"))]
             return "\n".join([*others, *(f"nameserver {server}" for server in usable)]) + "\n"
-    raise Failure(
+    raise NodeError(
         "The name servers of this computer are all on its loopback address, where no node reaches them: set "
         "local_node_nameservers in the inventory."
     )
@@ -83,7 +85,7 @@ def host_key(node: Node) -> str:
 
 
 def fill(spec: Spec, node: Node, user_public_key: str, packet_size: int) -> None:
-    """Write the files into a machine's mounted file system; what a role changed later in /etc/hosts is kept."""
+    """Write the files into a machine's mounted file system; an /etc/hosts that a role wrote is kept."""
     root = node.root
     write(root / "etc/hostname", f"{node.short_name}\n")
     if (read(root / "etc/hosts") or HOSTS_MARK).startswith(HOSTS_MARK):
@@ -113,7 +115,20 @@ def _key_pair(private: Path, comment: str) -> str:
     if not private.exists():
         folder = Path(tempfile.mkdtemp(dir=private.parent, prefix=".keys-"))
         try:
-            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(folder / private.name)])
+            run(
+                [
+                    "ssh-keygen",
+                    "-q",
+                    "-t",
+                    "ed25519",
+                    "-N",
+                    "",
+                    "-C",
+                    comment,
+                    "-f",
+                    str(folder / private.name),
+                ]
+            )
             (folder / public.name).rename(public)
             (folder / private.name).rename(private)
         finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import cgroups, network
 from .spec import Node, Spec
-from .system import Failure, read, run, succeeds
+from .system import NodeError, read, run, succeeds
 
 SUPERVISOR = ("-m", "nspawn_nodes.supervisor")
 PYTHON = "/usr/bin/python3"
@@ -33,7 +33,7 @@ def systemd_manages() -> bool:
 
 
 def command(spec: Spec, node: Node) -> list[str]:
-    """Return the command that boots a machine and stays until it powers off, or exits with 133 when it reboots."""
+    """Return the command that boots a machine; it ends when that powers off, with 133 when it reboots."""
     return [
         "systemd-nspawn",
         "--quiet",
@@ -63,7 +63,7 @@ def package_folder(spec: Spec, node: Node) -> Path:
 
 def unit(node: Node) -> str:
     """Return the name of a machine's unit on a computer that systemd manages."""
-    return f"timestamp-service-{node.machine}.service"
+    return f"timestamp-service-{node.folder.parent.name}-{node.machine}.service"
 
 
 def is_supervisor(arguments: Sequence[str], state_folder: Path, machine: str) -> bool:
@@ -72,7 +72,10 @@ def is_supervisor(arguments: Sequence[str], state_folder: Path, machine: str) ->
 
 
 def supervisor(spec: Spec, node: Node) -> int | None:
-    """Return the process id of a machine's supervisor, or None. Its command line proves it, so no stale id can lie."""
+    """Return the process id of a machine's supervisor, or None.
+
+    It is found by its command line, so that an id which another process has taken over cannot mislead.
+    """
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
@@ -107,16 +110,15 @@ def mount(node: Node) -> None:
     options = f"lowerdir={image},upperdir={node.folder}/upper,workdir={node.folder}/work"
     try:
         run(["mount", "-t", "overlay", "overlay", "-o", options, str(node.root)])
-    except Failure as failure:
-        raise Failure(
-            f"{failure}\nThe state folder must lie on a file system that overlayfs can write to (ext4, xfs, btrfs): set "
-            "local_node_state_folder in the inventory."
+    except NodeError as failure:
+        raise NodeError(
+            f"{failure}\nThe state folder must lie on a file system that overlayfs can write to (ext4, xfs, "
+            "btrfs): set local_node_state_folder in the inventory."
         ) from failure
 
 
 def start(spec: Spec, node: Node) -> None:
     """Boot a machine whose file system is mounted; returns before it has booted."""
-    network.remove_cable(node.cable)
     console = node.folder / "console.log"
     if systemd_manages():
         succeeds(["systemctl", "reset-failed", unit(node)])
@@ -183,9 +185,11 @@ def clear(spec: Spec, node: Node) -> None:
         if process := supervisor(spec, node):
             os.kill(process, signal.SIGKILL)
         if not cgroups.kill(groups(node), patience=10):
-            raise Failure(f"Processes of {node.machine} cannot be killed: {sorted(cgroups.processes(groups(node)))}")
+            raise NodeError(
+                f"Processes of {node.machine} cannot be killed: {sorted(cgroups.processes(groups(node)))}"
+            )
         cgroups.remove(groups(node))
         (node.folder / "cgroups").unlink(missing_ok=True)
-    network.remove_cable(node.cable)
+    network.remove_cable(node.cable, spec.bridge)
     while node.root.is_mount():
         run(["umount", str(node.root)])

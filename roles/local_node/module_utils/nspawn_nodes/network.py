@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .spec import Spec
-from .system import Failure, lock, make_folder, read, run, succeeds, write
+from .system import NodeError, lock, make_folder, read, run, succeeds, write
 
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 # Gone after a reboot of this computer, and so is what it remembers.
@@ -66,12 +66,14 @@ def packet_size() -> int:
 
 
 def dropping_chains(listing: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return the chains (of `nft -j list chains`) that drop forwarded packets unless a rule of theirs accepts."""
+    """Return the chains (of `nft -j list chains`) that drop forwarded packets unless a rule accepts them."""
     chains = [entry["chain"] for entry in listing["nftables"] if "chain" in entry]
     return [
         (chain["family"], chain["table"], chain["name"])
         for chain in chains
-        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["family"] in ("ip", "inet")
+        if chain.get("hook") == "forward"
+        and chain.get("policy") == "drop"
+        and chain["family"] in ("ip", "inet")
     ]
 
 
@@ -81,47 +83,60 @@ def our_handles(listing: dict[str, Any], bridge: str) -> list[int]:
     for entry in listing["nftables"]:
         for expression in entry.get("rule", {}).get("expr", []):
             match = expression.get("match", {})
-            if match.get("right") == bridge and match["left"].get("meta", {}).get("key") in ("iifname", "oifname"):
+            if match.get("right") == bridge and match["left"].get("meta", {}).get("key") in (
+                "iifname",
+                "oifname",
+            ):
                 found.append(int(entry["rule"]["handle"]))
     return found
 
 
 def is_up(spec: Spec) -> bool:
     """Say whether the bridge with its address, the table and the forwarding are there."""
-    if (read(FORWARD) or "").strip() != "1" or not succeeds(["nft", "list", "table", "ip", table_name(spec.bridge)]):
+    if (read(FORWARD) or "").strip() != "1" or not succeeds(
+        ["nft", "list", "table", "ip", table_name(spec.bridge)]
+    ):
         return False
     return str(spec.gateway) in _addresses(spec.bridge)
 
 
 def up(spec: Spec) -> list[str]:
-    """Make the network, and return warnings. Raises Failure when another device has the bridge's name or addresses."""
+    """Make the network, and return warnings.
+
+    Raises NodeError when another device has the bridge's name or a part of its network.
+    """
     routes = json.loads(run(["ip", "-json", "-4", "route", "show", "table", "all", "type", "unicast"]))
     other = conflict(routes, spec.bridge, spec.gateway.network)
     if other:
-        raise Failure(
-            f"This computer already has a route into {spec.gateway.network} ({other}): set local_node_gateway, and the "
-            "node_address of each node, to a free network in the inventory."
+        raise NodeError(
+            f"This computer already has a route into {spec.gateway.network} ({other}): set "
+            "local_node_gateway, and the node_address of each node, to a free network in the inventory."
         )
     size = packet_size()
     if not _exists(spec.bridge):
         run(["ip", "link", "add", "name", spec.bridge, "type", "bridge"])
         run(["ip", "link", "set", "dev", spec.bridge, "alias", _mark(spec)])
     elif not _is_ours(spec):
-        raise Failure(
-            f"This computer already has a network device {spec.bridge} that is not ours: set local_node_bridge to a "
-            "free name in the inventory."
+        raise NodeError(
+            f"This computer already has a network device {spec.bridge} that is not ours: set "
+            "local_node_bridge to a free name in the inventory."
         )
     if str(spec.gateway) not in _addresses(spec.bridge):
         run(["ip", "address", "add", str(spec.gateway), "dev", spec.bridge])
     run(["ip", "link", "set", "dev", spec.bridge, "mtu", str(size), "up"])
     run(["nft", "--file", "-"], text=ruleset(spec.bridge, spec.gateway.network))
     _forward(spec)
+    plug(spec)
     return _pass_other_firewalls(spec)
 
 
 def exists(spec: Spec) -> bool:
     """Say whether any part of our network is there."""
-    return _is_ours(spec) or succeeds(["nft", "list", "table", "ip", table_name(spec.bridge)]) or _is_forwarding(spec)
+    return (
+        _is_ours(spec)
+        or succeeds(["nft", "list", "table", "ip", table_name(spec.bridge)])
+        or _is_forwarding(spec)
+    )
 
 
 def down(spec: Spec) -> None:
@@ -135,8 +150,30 @@ def down(spec: Spec) -> None:
     _stop_forwarding(spec)
 
 
-def remove_cable(name: str) -> None:
-    """Remove the host's end of a machine's cable that a machine without an orderly end left behind."""
+def cable_bridge(name: str) -> str | None:
+    """Return the bridge that the host's end of a machine's cable is plugged into, or None."""
+    master = Path(f"/sys/class/net/{name}/master")
+    return master.readlink().name if master.exists() else None
+
+
+def plug(spec: Spec) -> None:
+    """Plug the cables of machines that run without a bridge (someone removed it) into the bridge again."""
+    for node in spec.nodes:
+        if _exists(node.cable) and cable_bridge(node.cable) is None:
+            run(["ip", "link", "set", "dev", node.cable, "master", spec.bridge, "up"])
+
+
+def remove_cable(name: str, bridge: str) -> None:
+    """Remove the host's end of a machine's cable that a machine without an orderly end left behind.
+
+    Raises NodeError when it belongs to a machine of the same name on another bridge.
+    """
+    other = cable_bridge(name)
+    if other not in (None, bridge):
+        raise NodeError(
+            f"This computer already runs a machine whose network cable is {name}, on the bridge {other}: set "
+            "local_node_machine_prefix in the inventory."
+        )
     if _exists(name):
         run(["ip", "link", "delete", "dev", name])
 
@@ -203,8 +240,8 @@ def _pass_other_firewalls(spec: Spec) -> list[str]:
                 run(["nft", "insert", "rule", *DOCKER_CHAIN, side, spec.bridge, "counter", "accept"])
         else:
             warnings.append(
-                f"The firewall of this computer (chain {' '.join(chain)}) drops forwarded packets: if the nodes reach no "
-                f"mirror, let it accept those from and to {spec.bridge}."
+                f"The firewall of this computer (chain {' '.join(chain)}) drops forwarded packets: if the "
+                f"nodes reach no mirror, let it accept those from and to {spec.bridge}."
             )
     return warnings
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .system import Failure, lock, make_folder, read, run, write
+from .system import NodeError, lock, make_folder, read, run, write
 
 # Part of the key: raise it when the way of building changes.
 RECIPE = 1
@@ -32,7 +32,7 @@ APT_OPTIONS = (
 )
 # Each machine makes its own identity; apt lists that look old make the first update really happen.
 STRIP = (
-    'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf "$1"/etc/apt/apt.conf.d/docker-clean && '
+    'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf && '
     ': > "$1"/etc/machine-id && systemctl --root="$1" --quiet enable systemd-networkd && '
     'touch -d @0 "$1"/var/lib/apt/lists'
 )
@@ -87,7 +87,7 @@ def ensure(
 ) -> tuple[Path, bool]:
     """Return the archive of the image, and whether it had to be built (about 45 s).
 
-    What lies in the cache is used only when its checksum, written last, fits. Raises Failure.
+    What lies in the cache is used only when its checksum, written last, fits. Raises NodeError.
     """
     authorities = certificate_authorities(authorities_folder)
     architecture = run(["dpkg", "--print-architecture"]).strip()
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     packages = chosen.packages.read_text().split()
     try:
         ensure(chosen.cache, chosen.suite, chosen.mirror, packages, chosen.authorities)
-    except Failure as failure:
+    except NodeError as failure:
         print(failure, file=sys.stderr)
         return 1
     return 0

@@ -80,7 +80,9 @@ def faults(spec: Spec) -> list[str]:
         ("machine name", [node.machine for node in spec.nodes]),
         ("address", [node.address for node in spec.nodes]),
     ):
-        found += [f"Two nodes share the {what} {value}." for value in sorted(set(values)) if values.count(value) > 1]
+        found += [
+            f"Two nodes share the {what} {value}." for value in sorted(set(values)) if values.count(value) > 1
+        ]
     if len(spec.bridge) > 15:
         found.append(f"Bridge name {spec.bridge} is longer than 15 characters.")
     return found

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import contents, machines, network, root_image
 from .spec import Node, Spec, faults
-from .system import Failure, lock, make_folder, read, run, write
+from .system import NodeError, lock, make_folder, read, run, write
 
 POWER_OFF_SECONDS = 90.0
 
@@ -36,7 +35,7 @@ def started(spec: Spec, report: Report) -> None:
     """Make what is missing and boot what does not run; returns when ssh answers on every machine."""
     problems = faults(spec)
     if problems:
-        raise Failure(" ".join(problems))
+        raise NodeError(" ".join(problems))
     with lock(spec.lock_file, patience=120):
         _check_owner(spec)
         down = [node for node in spec.nodes if not machines.is_running(spec, node)]
@@ -85,9 +84,8 @@ def absent(spec: Spec, report: Report) -> None:
     with lock(spec.lock_file, patience=120):
         if not spec.force:
             _check_owner(spec, gone_is_fine=True)
-        if spec.state_folder.exists() and not (spec.state_folder / "owner").exists():
-            if any(spec.state_folder.iterdir()):
-                raise Failure(f"{spec.state_folder} was not made by this role: it is left alone.")
+        if _is_foreign(spec.state_folder):
+            raise NodeError(f"{spec.state_folder} was not made by this role: it is left alone.")
         _end(spec, report, orderly=False)
         if spec.state_folder.exists() and report.do(f"Erase {spec.state_folder}"):
             _erase(spec.state_folder)
@@ -97,20 +95,26 @@ def absent(spec: Spec, report: Report) -> None:
                 spec.state_folder.parent.rmdir()
 
 
+def _is_foreign(state_folder: Path) -> bool:
+    """Say whether a folder holds something, but not what this role writes first."""
+    return state_folder.exists() and any(state_folder.iterdir()) and not (state_folder / "owner").exists()
+
+
 def _check_owner(spec: Spec, gone_is_fine: bool = False) -> None:
     """Keep one work tree from taking the machines of another for its own."""
     owner = (read(spec.state_folder / "owner") or "").strip()
     if owner in ("", str(spec.work_tree)):
         return
     if Path(owner).exists():
-        raise Failure(
-            f"The nodes of {spec.state_folder} belong to another work tree, {owner}. Run `make down` there, or erase them "
-            "from here by `make down FORCE=1`."
+        raise NodeError(
+            f"The nodes of {spec.state_folder} belong to another work tree, {owner}. Run `make down` there, "
+            "or erase them from here by `make down FORCE=1`."
         )
     if not gone_is_fine:
-        raise Failure(
-            f"The nodes of {spec.state_folder} belong to the work tree {owner}, which is gone. Erase them by `make down`; "
-            f"or, if that work tree is now {spec.work_tree}, write this path into {spec.state_folder}/owner."
+        raise NodeError(
+            f"The nodes of {spec.state_folder} belong to the work tree {owner}, which is gone. Erase them by "
+            f"`make down`; or, if that work tree is now {spec.work_tree}, write this path into "
+            f"{spec.state_folder}/owner."
         )
 
 
@@ -120,8 +124,12 @@ def _known(spec: Spec) -> list[Node]:
     names = {node.machine for node in nodes}
     if spec.state_folder.is_dir():
         for folder in sorted(spec.state_folder.iterdir()):
-            if (folder / "root").is_dir() and folder.name not in names and not folder.name.startswith("image-"):
-                nodes.append(Node(folder.name, folder.name, "0.0.0.0", folder))
+            if (
+                (folder / "root").is_dir()
+                and folder.name not in names
+                and not folder.name.startswith("image-")
+            ):
+                nodes.append(Node(folder.name, folder.name, address="", folder=folder))
     return nodes
 
 
@@ -152,12 +160,11 @@ def _await(spec: Spec, booted: list[Node]) -> None:
     """Wait until every machine answers; those just booted have to let Ansible's key in as well."""
     end = time.monotonic() + spec.wait_seconds
     for node in spec.nodes:
-        ready: Callable[[], bool] = lambda node=node: _answers(node)  # type: ignore[misc]
-        while not ready():
+        while not _answers(node):
             if node in booted and not machines.is_running(spec, node):
-                raise Failure(f"The machine {node.machine} ended while it booted:\n{_console(node)}")
+                raise NodeError(f"The machine {node.machine} ended while it booted:\n{_console(node)}")
             if time.monotonic() > end:
-                raise Failure(
+                raise NodeError(
                     f"The machine {node.machine} runs but does not answer on {node.address} port 22 after "
                     f"{spec.wait_seconds:g} s: try `make stop` and `make up`. Its console:\n{_console(node)}"
                 )
@@ -190,10 +197,13 @@ def _ssh(spec: Spec, node: Node) -> list[str]:
 
 def _settle(spec: Spec, node: Node) -> list[str]:
     """Wait for a new machine's boot to end; a unit that failed in it is a fault of the image."""
-    command = [*_ssh(spec, node), "systemctl is-system-running --wait || systemctl --failed --plain --no-legend"]
+    command = [
+        *_ssh(spec, node),
+        "systemctl is-system-running --wait || systemctl --failed --plain --no-legend",
+    ]
     try:
         said = run(command, timeout=spec.wait_seconds).split()
-    except Failure as failure:
+    except NodeError as failure:
         return [str(failure)]
     return [] if said == ["running"] else [f"The new machine {node.machine} is not well: {' '.join(said)}"]
 
@@ -214,7 +224,9 @@ def _end(spec: Spec, report: Report, orderly: bool) -> None:
         return
     if orderly:
         for node in machines.stop(spec, running, POWER_OFF_SECONDS):
-            report.warnings.append(f"{node.machine} did not power off within {POWER_OFF_SECONDS:g} s: it was killed.")
+            report.warnings.append(
+                f"{node.machine} did not power off within {POWER_OFF_SECONDS:g} s: it was killed."
+            )
     for node in nodes:
         if orderly:
             machines.outlive(node, patience=30)
@@ -228,5 +240,5 @@ def _erase(folder: Path) -> None:
     inside = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     mounts = [path for path in inside if path.startswith(f"{folder}/")]
     if mounts:
-        raise Failure(f"Still mounted, so nothing is erased: {', '.join(mounts)}")
+        raise NodeError(f"Still mounted, so nothing is erased: {', '.join(mounts)}")
     shutil.rmtree(folder)

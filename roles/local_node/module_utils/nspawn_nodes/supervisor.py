@@ -1,8 +1,9 @@
 """Keeps one machine running where no systemd manages this computer: started by `machines.start`.
 
-`python3 -m nspawn_nodes.supervisor STATE_FOLDER MACHINE COMMAND…` puts itself into control groups of its own, writes
-their folders into STATE_FOLDER/MACHINE/cgroups, and runs the command, again each time the machine reboots. SIGTERM is
-passed on, and is an orderly power-off for systemd-nspawn. When the supervisor is killed its child is powered off.
+`python3 -m nspawn_nodes.supervisor STATE_FOLDER MACHINE COMMAND…` puts itself into control groups of its own,
+writes their folders into STATE_FOLDER/MACHINE/cgroups, and runs the command, again each time the machine
+reboots. SIGTERM is passed on, and is an orderly power-off for systemd-nspawn. When the supervisor is killed,
+its child is powered off.
 """
 
 from __future__ import annotations

@@ -11,26 +11,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
-class Failure(Exception):
+class NodeError(Exception):
     """What went wrong and how a person mends it, as one text."""
 
 
 def run(command: Sequence[str], text: str | None = None, timeout: float | None = None) -> str:
     """Run a command and return its output; `text` is its standard input.
 
-    Raises Failure with the command and the end of its messages where it does not exit with 0.
+    Raises NodeError with the command and the end of its messages where it does not exit with 0.
     """
     try:
         done = subprocess.run(
             command, input=text or "", text=True, capture_output=True, timeout=timeout, check=False
         )
     except FileNotFoundError as error:
-        raise Failure(f"{command[0]} is not installed: run `make setup`.") from error
+        raise NodeError(f"{command[0]} is not installed: run `make setup`.") from error
     except subprocess.TimeoutExpired as error:
-        raise Failure(f"No end after {timeout:g} s: {' '.join(command)}") from error
+        raise NodeError(f"No end after {timeout:g} s: {' '.join(command)}") from error
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-        raise Failure(f"Exit status {done.returncode}: {' '.join(command)}\n{said}")
+        raise NodeError(f"Exit status {done.returncode}: {' '.join(command)}\n{said}")
     return done.stdout
 
 
@@ -83,7 +83,7 @@ def make_folder(path: Path, mode: int = 0o755, owner: tuple[int, int] | None = N
 
 @contextlib.contextmanager
 def lock(path: Path, patience: float) -> Iterator[None]:
-    """Hold an exclusive lock on a file; raises Failure when another has it for `patience` seconds."""
+    """Hold an exclusive lock on a file; raises NodeError when another has it for `patience` seconds."""
     make_folder(path.parent)
     with path.open("w") as file:
         end = time.monotonic() + patience
@@ -93,6 +93,6 @@ def lock(path: Path, patience: float) -> Iterator[None]:
                 break
             except BlockingIOError as error:
                 if time.monotonic() > end:
-                    raise Failure(f"Another run holds {path}: wait for it to end, then repeat.") from error
+                    raise NodeError(f"Another run holds {path}: wait for it to end, then repeat.") from error
                 time.sleep(0.1)
         yield

@@ -1,0 +1,95 @@
+# The front door: each target says after ## what it does, and `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# What a person may set: make up INVENTORY=inventories/mine
+INVENTORY ?= inventories/local
+PYTHON ?= /usr/bin/python3
+VENV ?= $(CURDIR)/.venv
+NODE ?=
+UNIT ?=
+LINES ?= 100
+FOLLOW ?=
+COMMAND ?=
+
+# Ansible ignores an ansible.cfg beside it where others may write to the folder.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(VENV)/bin:$(PATH)
+export PYTHON VENV FORCE V
+
+RUN := $(VENV)/bin/python -B
+
+.PHONY: help setup up stop down status logs ssh url ca
+.PHONY: test test-fast lint unit integration molecule requirements bench-provision
+
+##@ Run the service on this computer
+up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
+	@started=$$(date +%s.%N); STEPS=5 scripts/setup.sh up; $(RUN) scripts/up.py --inventory $(INVENTORY) --started $$started
+
+status: | $(VENV)/made-of ## A line a unit of every node, and one for the whole way (it records one timestamp)
+	@$(RUN) scripts/status.py --inventory $(INVENTORY)
+
+logs: | $(VENV)/made-of ## Journals of our units: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1
+	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node '$(NODE)' --unit '$(UNIT)' --lines $(LINES) $(if $(FOLLOW),--follow) logs
+
+ssh: | $(VENV)/made-of ## A root shell on a node: NODE=web (COMMAND='…' runs that instead)
+	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node '$(NODE)' --command '$(COMMAND)' ssh
+
+url: | $(VENV)/made-of ## The base URL (make -s url)
+	@$(RUN) scripts/inventory.py --inventory $(INVENTORY) url
+
+ca: | $(VENV)/made-of ## The path of the CA certificate (make -s ca)
+	@$(RUN) scripts/inventory.py --inventory $(INVENTORY) ca
+
+stop: | $(VENV)/made-of ## Power the nodes off; `make up` boots them again with their data
+	@$(RUN) scripts/down.py --inventory $(INVENTORY) stop
+
+down: ## Erase the nodes with their data and secrets; asks first (FORCE=1 does not)
+	@if [ -x $(VENV)/bin/ansible-playbook ] || [ -e /var/lib/timestamp-service ]; then \
+	    scripts/setup.sh up >/dev/null; $(RUN) scripts/down.py --inventory $(INVENTORY) down; \
+	else echo 'There is nothing to remove.'; fi
+
+##@ Develop
+setup: ## Install what is missing: Debian packages and .venv (activate it by: . .venv/bin/activate)
+	@scripts/setup.sh up test
+
+test: lint unit integration molecule ## All checks
+
+test-fast: lint unit ## The checks that need no servers
+
+lint: setup ## Style and types of playbooks, Python and shell scripts
+	ansible-lint --offline --profile production
+	yamllint --strict .
+	ruff check .
+	ruff format --check .
+	cd app && mypy
+	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
+	mypy molecule/tests
+	git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*sh$$/ { printf "%s\0", FILENAME } { nextfile }' | xargs -0 shellcheck
+
+unit: setup ## Tests of the application and of the deployment's Python code
+	pytest app/tests -m 'not integration'
+	pytest tests
+
+integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback
+	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
+	pytest app/tests -m integration
+
+molecule: setup ## The whole stack on two fresh nodes of its own
+	molecule test
+
+requirements: setup ## Pin the newest versions that requirements/*.in allow
+	cd requirements && for name in nodes installer controller; do \
+	    pip-compile --quiet --upgrade --allow-unsafe --generate-hashes --no-emit-find-links --no-emit-index-url \
+	        --no-emit-trusted-host --strip-extras --output-file=$$name.txt $$name.in; done
+
+bench-provision: ## Measure `make up` on nodes of its own: nothing cached, all cached, nothing to do
+	@scripts/setup.sh up; $(RUN) scripts/bench_provision.py
+
+$(VENV)/made-of:
+	@echo 'Nothing is set up yet: run `make up` (or `make setup`).' >&2; exit 1
+
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,171 @@
+"""What an inventory says: the service's address, its CA, and how each node is reached by ssh.
+
+Ansible itself resolves the variables, so that templates, group variables and -i behave as in a play.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+QUESTION = {
+    "groups": "{{ group_names }}",
+    "address": "{{ node_address | default('') }}",
+    "host": "{{ ansible_host | default(inventory_hostname) }}",
+    "user": "{{ ansible_user | default('') }}",
+    "port": "{{ ansible_port | default('') }}",
+    "key": "{{ ansible_ssh_private_key_file | default('') }}",
+    "arguments": "{{ ansible_ssh_common_args | default('') }} {{ ansible_ssh_extra_args | default('') }}",
+    "certificates": "{{ certificates_folder | default('') }}",
+    "secrets": "{{ secrets_folder | default('') }}",
+    "state": "{{ local_node_state_folder | default('') }}",
+    "url": "{{ service_url | default('') }}",
+}
+
+
+class InventoryError(Exception):
+    """Why an inventory could not be read, as a text for a person."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A node: its name, its groups, and the ssh command that reaches it (without what is to be run there)."""
+
+    name: str
+    groups: frozenset[str]
+    ssh: tuple[str, ...]
+
+    @property
+    def short_name(self) -> str:
+        """The first label of the name."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What an inventory describes; the url has no slash at its end, the state folder is of local nodes."""
+
+    url: str
+    certificate_authority: Path
+    secrets_folder: Path
+    state_folder: Path
+    nodes: tuple[Host, ...]
+
+
+def tool(name: str) -> str:
+    """Return the path of a program of the Python environment that runs this."""
+    return str(Path(sys.executable).parent / name)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment in which Ansible runs: our configuration, whatever the current folder allows."""
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), **(extra or {})}
+
+
+def answers(output: str) -> dict[str, dict[str, Any]]:
+    """Return what each host said, from the output of ad-hoc `ansible … -m debug` in JSON.
+
+    Raises InventoryError when there is something else than successes in it.
+    """
+    found = {}
+    for match in re.finditer(r"^(\S+) \| (\w+)(?:!)? => (\{.*?^\})", output, re.MULTILINE | re.DOTALL):
+        name, word, text = match.groups()
+        if word != "SUCCESS":
+            raise InventoryError(text)
+        found[name] = json.loads(text)["msg"]
+    if not found:
+        raise InventoryError(output.strip()[-2000:] or "The inventory names no host.")
+    return found
+
+
+def ssh_command(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ssh command for a host from its connection variables."""
+    command = ["ssh", *shlex.split(said["arguments"]), "-o", "ConnectTimeout=5"]
+    if said["key"]:
+        command += ["-i", said["key"]]
+    if said["port"]:
+        command += ["-p", str(said["port"])]
+    return (*command, f"{said['user']}@{said['host']}" if said["user"] else said["host"])
+
+
+def default_state_folder() -> str:
+    """Return the state folder of role local_node, for an inventory that sets none."""
+    defaults = yaml.safe_load((PROJECT / "roles/local_node/defaults/main.yml").read_text())
+    return str(defaults["local_node_state_folder"])
+
+
+def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
+    """Make a service of what the hosts said; raises InventoryError when no node is in the group web."""
+    nodes = {name: one for name, one in said.items() if "controller" not in one["groups"]}
+    web = [one for one in nodes.values() if "web" in one["groups"]]
+    if not web:
+        raise InventoryError("The inventory has no host in the group web.")
+    return Service(
+        url=(web[0]["url"] or f"https://{web[0]['address']}").rstrip("/"),
+        certificate_authority=Path(web[0]["certificates"]) / "ca.crt",
+        secrets_folder=Path(web[0]["secrets"]),
+        state_folder=Path(web[0]["state"] or default_state_folder()),
+        nodes=tuple(Host(name, frozenset(one["groups"]), ssh_command(one)) for name, one in nodes.items()),
+    )
+
+
+def read_service(inventory: str) -> Service:
+    """Ask Ansible about an inventory; takes about 0.7 s. Raises InventoryError."""
+    command = [tool("ansible"), "-i", inventory, "nodes", "-m", "ansible.builtin.debug"]
+    done = subprocess.run(
+        [*command, "-a", json.dumps({"msg": QUESTION})],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=environment(
+            {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        ),
+    )
+    try:
+        return service_of(answers(done.stdout))
+    except InventoryError as error:
+        raise InventoryError(f"{inventory}: {error}\n{done.stderr.strip()}".strip()) from error
+
+
+def pick(nodes: Sequence[Host], name: str) -> Host:
+    """Return the node of this full or short name; raises InventoryError naming those there are."""
+    for node in nodes:
+        if name in (node.name, node.short_name):
+            return node
+    choices = " or ".join(f"NODE={node.short_name}" for node in nodes)
+    raise InventoryError(
+        f"There is no node {name}: say {choices}." if name else f"Say which node: {choices}."
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one fact of an inventory: url or ca."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--inventory", required=True)
+    parser.add_argument("fact", choices=["url", "ca"])
+    chosen = parser.parse_args(arguments)
+    try:
+        service = read_service(chosen.inventory)
+    except InventoryError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(service.url if chosen.fact == "url" else service.certificate_authority)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

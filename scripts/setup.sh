@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Installs what is missing on this computer: Debian packages and the Python environment.
+# usage: scripts/setup.sh PURPOSE…   (a purpose is a list requirements/debian/PURPOSE.txt)
+# STEPS=n in the environment numbers what it says as the first two of n steps.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly python=${PYTHON:-/usr/bin/python3}
+readonly venv=${VENV:-$PWD/.venv}
+readonly wanted=requirements/controller.txt
+readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/timestamp-service
+
+say() {
+    printf '%s%s\n' "${STEPS:+[$1/$STEPS] }" "$2"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "This needs root: run it as root, or install sudo. Command: $*" >&2
+        return 1
+    fi
+}
+
+is_installed() {
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+install_packages() {
+    local packages=() missing=() package no_cluster=
+    mapfile -t packages < <(for purpose; do grep -v '^#' "requirements/debian/$purpose.txt"; done)
+    # One query for all of them; only when it finds something missing is each asked for by itself.
+    if [ "$(dpkg-query --show --showformat='${db:Status-Status}\n' "${packages[@]}" 2>/dev/null |
+        grep -c '^installed$')" -ge ${#packages[@]} ]; then
+        say 1 'Debian packages: all there'
+        return
+    fi
+    for package in "${packages[@]}"; do
+        is_installed "$package" || missing+=("$package")
+    done
+    say 1 "Debian packages: install ${missing[*]}"
+    if [[ " ${missing[*]} " == *' postgresql-'* ]] && ! is_installed postgresql-common; then
+        # The tests start their own servers; this computer is to get none that runs by itself.
+        no_cluster=/etc/postgresql-common/createcluster.d/timestamp-service.conf
+        as_root mkdir -p "${no_cluster%/*}"
+        echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
+    fi
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -q)
+    local log
+    log=$(mktemp)
+    if ! { as_root "${apt[@]}" update && as_root "${apt[@]}" install --yes --no-install-recommends "${missing[@]}"; } \
+        >"$log" 2>&1 </dev/null; then
+        tail -n 30 "$log" >&2
+        echo "The packages could not be installed; apt's messages are above, all of them in $log." >&2
+        return 1
+    fi
+    rm -f "$log"
+    if [ -n "$no_cluster" ]; then
+        as_root rm -f "$no_cluster"
+    fi
+}
+
+# What the environment was made of and where: it is remade when one of them changes.
+fingerprint() {
+    echo "$venv"
+    "$python" --version
+    sha256sum <"$wanted"
+}
+
+install_python() {
+    local image='' failed=''
+    if [ "$(cat "$venv/made-of" 2>/dev/null)" = "$(fingerprint)" ] && "$venv/bin/python" -c 'import ansible' 2>/dev/null; then
+        say 2 'Python environment: as pinned'
+        return
+    fi
+    say 2 "Python environment: install $wanted"
+    # The nodes' image takes as long as this: it is built at the same time. Should it fail, the role says why.
+    if [[ " $* " == *' up '* ]]; then
+        as_root env PYTHONPATH=roles/local_node/module_utils "$python" -B -m nspawn_nodes.root_image \
+            --cache "$cache" --packages roles/local_node/files/root_packages.txt >/dev/null 2>&1 </dev/null &
+        image=$!
+    fi
+    rm -rf "$venv"
+    # Without compiling, as of the ansible package only a small part is ever used: half the time.
+    "$python" -m venv "$venv" &&
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --no-input --no-compile --require-hashes \
+            --requirement "$wanted" &&
+        fingerprint >"$venv/made-of" || failed=yes
+    if [ -n "$image" ]; then
+        wait "$image" || true
+    fi
+    if [ -n "$failed" ]; then
+        echo "The Python environment $venv could not be made; the messages are above." >&2
+        return 1
+    fi
+}
+
+install_packages "$@"
+install_python "$@"
