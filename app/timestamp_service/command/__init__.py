@@ -1,0 +1,1 @@
+"""Command API: POST records an instant in the Kafka log."""

@@ -1,0 +1,117 @@
+"""Command API: POST records an instant in the Kafka log."""
+
+import os
+
+import falcon.asgi
+
+from timestamp_service import http, identifiers, instants, messages, notify, problems, routes, settings
+from timestamp_service.command.publisher import NotPublishedError, OverloadedError, Publisher
+from timestamp_service.http import App
+from timestamp_service.logs import Log
+from timestamp_service.messages import Command
+from timestamp_service.start import read_settings
+
+SERVICE = "timestamp-command"
+
+
+class Recording:
+    """The work of the command API: publishing commands."""
+
+    def __init__(self, config: settings.Command, log: Log) -> None:
+        """Publish as `config` says, once it is started."""
+        self._config = config
+        self._log = log
+        self._publisher: Publisher | None = None
+
+    async def start(self) -> None:
+        """Make the producer: after the fork, since its threads do not survive one."""
+        self._publisher = Publisher(self._config, self._log)
+
+    async def check(self) -> str | None:
+        """Name kafka when it does not answer."""
+        return "kafka" if self._publisher is None else await self._publisher.check()
+
+    def progressing(self) -> bool:
+        """Tell whether acknowledgements come by when they are due."""
+        return self._publisher is None or self._publisher.progressing()
+
+    def stopping(self) -> None:
+        """Do nothing: each request ends by its own deadline."""
+
+    async def stop(self) -> None:
+        """Flush the producer."""
+        if self._publisher is not None:
+            await self._publisher.close()
+
+    async def record(self, instant: str, request: falcon.asgi.Request) -> str:
+        """Publish `instant` and return its id once it is acknowledged. Raises Problem."""
+        command = Command(identifiers.new(), instant)
+        request.context.command_id = command.command_id
+        correlation = http.correlation_of(request)
+        if self._publisher is None:
+            raise problems.unavailable("kafka")
+        try:
+            await self._publisher.publish(
+                command.command_id, messages.encode(command), correlation.kafka_headers(), by_key=False
+            )
+        except NotPublishedError:
+            raise problems.Problem(
+                503, "The log has not acknowledged the record in time. Try again shortly.", retry_after=1
+            ) from None
+        except OverloadedError:
+            raise problems.Problem(
+                503, "Too many records are on their way. Try again shortly.", retry_after=1
+            ) from None
+        return command.command_id
+
+
+class Timestamp:
+    """`POST /api/v1/timestamp/{timestamp}` records that instant."""
+
+    def __init__(self, recording: Recording) -> None:
+        """Record by `recording`."""
+        self._recording = recording
+
+    async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response, text: str) -> None:
+        """Answer the id of the record."""
+        http.require_json_accepted(request)
+        try:
+            instant = instants.normalise(text)
+        except instants.InstantError as error:
+            raise problems.Problem(
+                400,
+                f"The timestamp is not accepted: {error}. Expected is RFC 3339 such as {instants.EXAMPLE}.",
+            ) from None
+        answer(response, await self._recording.record(instant, request))
+
+
+class Now:
+    """`POST /api/v1/timestamp` and `POST /app` record the current time."""
+
+    def __init__(self, recording: Recording) -> None:
+        """Record by `recording`."""
+        self._recording = recording
+
+    async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
+        """Answer the id of the record."""
+        http.require_json_accepted(request)
+        answer(response, await self._recording.record(instants.now(), request))
+
+
+def answer(response: falcon.asgi.Response, identifier: str) -> None:
+    """Fill `response` with the id of a new record."""
+    response.content_type = http.JSON
+    response.set_header("Location", f"/api/v1/timestamp/{identifier}")
+    response.data = b'{"id":"%s"}' % identifier.encode()
+
+
+def create_app() -> App:
+    """Return the command API with the settings of the environment.
+
+    It starts nothing: it is made before the fork.
+    """
+    config = read_settings(SERVICE, settings.read_command)
+    log = Log(SERVICE, config.server.log_level)
+    recording = Recording(config, log)
+    resources = {routes.RECORD: Timestamp(recording), **dict.fromkeys(routes.NOW, Now(recording))}
+    return http.make_app(recording, resources, log, notify.from_environment(os.environ))

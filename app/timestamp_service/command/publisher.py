@@ -1,0 +1,211 @@
+"""Publishing to Kafka without a thread of our own: the event loop polls the producer.
+
+A thread that polls and the event loop fight over the interpreter's lock, which costs a third of the
+throughput and half of the latency. So, while messages are in flight, the loop itself polls: at each turn
+for a short time after the last acknowledgement, then every millisecond.
+"""
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from timestamp_service import settings
+from timestamp_service.logs import Log
+
+# Beyond this since the last acknowledgement, a turn of the loop is too costly a way to wait.
+_SPIN_SECONDS = 0.002
+_POLL_SECONDS = 0.001
+_IDLE_POLL_SECONDS = 1.0
+# Messages of one moment go to one partition: few large batches cost the broker less than many small ones.
+_MOMENTS_PER_SECOND = 200
+# A delivery report is due by the acknowledgement's deadline; without any for this much longer, we are stuck.
+_STUCK_SECONDS = 15.0
+_METADATA_SECONDS = 2.0
+_SWEEP_SECONDS = 0.05
+
+Headers = list[tuple[str, str | bytes | None]]
+
+
+class NotPublishedError(Exception):
+    """The broker has not acknowledged the message in time; it may or may not be in the log."""
+
+
+class OverloadedError(Exception):
+    """Too many messages are in flight; this one was not sent."""
+
+
+class Publisher:
+    """A producer in the running event loop. Not to be shared by threads, nor made before a fork."""
+
+    def __init__(self, config: settings.Command, log: Log, fail: Callable[[], None] | None = None) -> None:
+        """Connect to the brokers of `config`, in the background.
+
+        `fail` is called when no more can be sent.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._log = log
+        self._fail = fail or _end_process
+        self._topic = config.topic
+        self._acknowledge_seconds = config.acknowledge_seconds
+        self._in_flight_max = config.in_flight_max
+        self._partitions: list[int] = []
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._in_flight = 0
+        self._last_report = 0.0
+        self._poll_handle: asyncio.Handle | None = None
+        self._sweep_handle: asyncio.Handle | None = None
+        self._failed = False
+        self._producer = Producer(
+            {
+                **config.kafka.client(),
+                "client.id": "timestamp-command",
+                "acks": "all",
+                "enable.idempotence": True,
+                "delivery.timeout.ms": int(config.acknowledge_seconds * 1000),
+                # The broker's own deadline for its replicas ends before ours.
+                "request.timeout.ms": int(config.acknowledge_seconds * 1000),
+                "partitioner": "murmur2_random",
+                "linger.ms": 0,
+                "retry.backoff.ms": 50,
+                "queue.buffering.max.messages": max(config.in_flight_max * 2, 1000),
+                "topic.metadata.refresh.interval.ms": 30_000,
+                "error_cb": self._on_error,
+            }
+        )
+        self._poll_idle()
+
+    @property
+    def in_flight(self) -> int:
+        """Messages without a delivery report so far."""
+        return self._in_flight
+
+    def publish(self, key: str, value: bytes, headers: Headers, *, by_key: bool) -> asyncio.Future[None]:
+        """Send a message; the future ends when all in-sync replicas have it.
+
+        `by_key`: to the partition of the key's hash (murmur2), else to any. Raises NotPublishedError (also
+        from the future) and OverloadedError.
+        """
+        if self._failed or not self._partitions:
+            raise NotPublishedError
+        if self._in_flight >= self._in_flight_max:
+            raise OverloadedError
+        now = self._loop.time()
+        acknowledged: asyncio.Future[None] = self._loop.create_future()
+
+        def report(error: KafkaError | None, _message: Message) -> None:
+            self._in_flight -= 1
+            if acknowledged.done():
+                return
+            if error is None:
+                acknowledged.set_result(None)
+            else:
+                self._log.warning("not_acknowledged", command_id=key, error=error.str())
+                acknowledged.set_exception(NotPublishedError())
+
+        partition = -1
+        if not by_key:
+            partition = self._partitions[int(now * _MOMENTS_PER_SECOND) % len(self._partitions)]
+        try:
+            self._producer.produce(
+                self._topic, value, key, partition=partition, on_delivery=report, headers=headers
+            )
+        except BufferError:
+            raise OverloadedError from None
+        except KafkaException as error:
+            self._log.error("not_produced", command_id=key, error=str(error))
+            raise NotPublishedError from None
+        if self._in_flight == 0:
+            self._last_report = now
+            self._poll_soon()
+        self._in_flight += 1
+        self._waiting.append((now + self._acknowledge_seconds, acknowledged))
+        if self._sweep_handle is None:
+            self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        return acknowledged
+
+    async def check(self) -> str | None:
+        """Ask the brokers for the topic; return None when it is there, else "kafka"."""
+        if self._failed:
+            return "kafka"
+        try:
+            # It blocks, but without the interpreter's lock.
+            metadata = await self._loop.run_in_executor(None, self._list_topic)
+        except KafkaException as error:
+            self._log.debug("kafka_does_not_answer", error=str(error))
+            return "kafka"
+        topic = metadata.topics.get(self._topic)
+        partitions = [] if topic is None or topic.error is not None else topic.partitions.values()
+        led = sorted(partition.id for partition in partitions if partition.leader >= 0)
+        if not led:
+            self._log.debug("topic_is_missing", topic=self._topic)
+            return "kafka"
+        self._partitions = led
+        return None
+
+    def _list_topic(self) -> Any:
+        return self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS)
+
+    def progressing(self) -> bool:
+        """Tell whether delivery reports come by the time when they are due."""
+        overdue = self._loop.time() - self._last_report - self._acknowledge_seconds
+        return self._in_flight == 0 or overdue < _STUCK_SECONDS
+
+    async def close(self) -> None:
+        """Wait until what is in flight is acknowledged, or its time is over."""
+        for handle in (self._poll_handle, self._sweep_handle):
+            if handle is not None:
+                handle.cancel()
+        left = await self._loop.run_in_executor(None, self._producer.flush, self._acknowledge_seconds)
+        if left:
+            self._log.error("not_flushed", messages=left)
+
+    def _poll_soon(self) -> None:
+        if self._poll_handle is not None:
+            self._poll_handle.cancel()
+        self._poll_handle = self._loop.call_soon(self._poll)
+
+    def _poll(self) -> None:
+        served = self._producer.poll(0)
+        if self._in_flight == 0:
+            self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
+            return
+        now = self._loop.time()
+        if served:
+            self._last_report = now
+        if now - self._last_report < _SPIN_SECONDS:
+            self._poll_handle = self._loop.call_soon(self._poll)
+        else:
+            self._poll_handle = self._loop.call_later(_POLL_SECONDS, self._poll)
+
+    def _poll_idle(self) -> None:
+        # Errors of the connection are reported by polling too.
+        self._producer.poll(0)
+        self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
+
+    def _sweep(self) -> None:
+        """Fail what is late by our own clock: the library looks at its deadlines once a second only."""
+        now = self._loop.time()
+        waiting = self._waiting
+        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
+            _, acknowledged = waiting.popleft()
+            if not acknowledged.done():
+                acknowledged.set_exception(NotPublishedError())
+        self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if waiting else None
+
+    def _on_error(self, error: KafkaError) -> None:
+        if not error.fatal():
+            self._log.warning("kafka_error", error=error.str(), name=error.name())
+            return
+        self._failed = True
+        self._log.error("kafka_producer_failed", error=error.str(), name=error.name())
+        self._fail()
+
+
+def _end_process() -> None:
+    # gunicorn puts a new worker in this one's place; what is in flight ends first.
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,1 @@
+"""Consumer: projects the Kafka log into PostgreSQL."""

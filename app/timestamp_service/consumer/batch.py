@@ -1,0 +1,84 @@
+"""What is taken from the topic at a time: rows to write, and messages that can never be."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+
+from timestamp_service import correlation, instants, messages
+from timestamp_service.correlation import Correlation
+from timestamp_service.messages import MalformedError
+
+Headers = list[tuple[str, str | bytes | None]]
+
+
+# A tuple: thousands are made at a time, for which a frozen dataclass takes thrice as long.
+class Row(NamedTuple):
+    """A row to be written, its times in their canonical text; and what ties it to its request."""
+
+    identifier: str
+    event_timestamp: str
+    created_at: str
+    correlation: Correlation | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadMessage:
+    """A message that can never be projected, as it was, and why."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    error: str
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """Messages in the order of their partitions. Of several with one id the first counts."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    bad: list[BadMessage] = field(default_factory=list)
+    # The offset to go on from, of each partition.
+    next_offsets: dict[int, int] = field(default_factory=dict)
+    # Messages in all: duplicates within the batch are in neither of the first two.
+    count: int = 0
+
+    def add(self, message: Message) -> None:
+        """Take a message of the topic."""
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None:
+            raise ValueError("the message does not come from a topic")
+        self.count += 1
+        self.next_offsets[partition] = offset + 1
+        value, headers = message.value(), _headers(message)
+        try:
+            command = messages.decode(value)
+            created_at = _append_time(*message.timestamp())
+        except MalformedError as error:
+            self.bad.append(BadMessage(message.key(), value, headers, str(error), partition, offset))
+            return
+        if command.command_id not in self.rows:
+            self.rows[command.command_id] = Row(
+                command.command_id, command.event_timestamp, created_at, correlation.from_kafka(headers)
+            )
+
+
+def _headers(message: Message) -> Headers:
+    try:
+        headers = message.headers()
+    except UnicodeDecodeError:
+        # The name of one is not UTF-8, which keeps the library from giving us any.
+        return []
+    # The library never gives a dictionary, which its type allows for sending.
+    return headers if isinstance(headers, list) else []
+
+
+def _append_time(kind: int, milliseconds: int) -> str:
+    if kind == TIMESTAMP_NOT_AVAILABLE:
+        raise MalformedError("the message has no time")
+    try:
+        return instants.from_milliseconds(milliseconds)
+    except (ValueError, OverflowError):
+        raise MalformedError(f"the message's time is out of range: {milliseconds} ms") from None

@@ -1,0 +1,106 @@
+"""Dead letters: messages that can never be projected go to a topic of their own."""
+
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from timestamp_service.consumer.batch import BadMessage, Headers
+from timestamp_service.logs import Log
+from timestamp_service.settings import Kafka
+
+_DELIVERY_SECONDS = 10.0
+# More than the source's messages can have: the headers that we add must fit too.
+_MESSAGE_MAX_BYTES = 4 * 1024 * 1024
+
+
+class NotDeliveredError(Exception):
+    """Not all dead letters are acknowledged; they may be sent again."""
+
+
+class DeadLetters:
+    """A producer of dead letters, which connects when there is the first one. Used by one thread."""
+
+    def __init__(self, kafka: Kafka, topic: str, log: Log) -> None:
+        """Send to `topic`."""
+        self._topic = topic
+        self._log = log
+        self._config = {
+            **kafka.client(),
+            "client.id": "timestamp-consumer",
+            "acks": "all",
+            "enable.idempotence": True,
+            "delivery.timeout.ms": int(_DELIVERY_SECONDS * 1000),
+            "message.max.bytes": _MESSAGE_MAX_BYTES,
+            "error_cb": self._on_error,
+        }
+        self._producer: Producer | None = None
+
+    def send(self, messages: Sequence[BadMessage]) -> None:
+        """Send all, and return once all are acknowledged. Raises NotDeliveredError."""
+        if not messages:
+            return
+        if self._producer is None:
+            self._producer = Producer(self._config)
+        failed: list[tuple[BadMessage, KafkaError | None]] = []
+        for message in messages:
+            self._produce(self._producer, message, message.value, letter_headers(message), failed)
+        left = self._producer.flush(_DELIVERY_SECONDS + 1)
+        too_large = [message for message, error in failed if _is_size(error)]
+        failed = [(message, error) for message, error in failed if not _is_size(error)]
+        for message in too_large:
+            # It stands in the log, which nothing deletes from: its place there is enough to find it.
+            headers: Headers = [*letter_headers(message, with_own=False), ("omitted", b"key, value, headers")]
+            self._produce(self._producer, message, None, headers, failed, with_key=False)
+        left += self._producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
+        if failed or left:
+            reason = failed[0][1].str() if failed and failed[0][1] else "no acknowledgement in time"
+            raise NotDeliveredError(reason)
+
+    def close(self) -> None:
+        """Close the producer; nothing is in flight between two calls of `send`."""
+        self._producer = None
+
+    def _produce(
+        self,
+        producer: Producer,
+        message: BadMessage,
+        value: bytes | None,
+        headers: Headers,
+        failed: list[tuple[BadMessage, KafkaError | None]],
+        *,
+        with_key: bool = True,
+    ) -> None:
+        def report(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                failed.append((message, error))
+
+        key = message.key if with_key else None
+        while True:
+            try:
+                producer.produce(self._topic, value, key, headers=headers, on_delivery=report)
+                return
+            except BufferError:
+                producer.poll(0.1)
+            except KafkaException as error:
+                failed.append((message, error.args[0]))
+                return
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._log.warning("kafka_error", error=error.str(), name=error.name())
+        if error.fatal():
+            # The next call makes a new one.
+            self._producer = None
+
+
+def letter_headers(message: BadMessage, *, with_own: bool = True) -> Headers:
+    """Return the headers of the dead letter of `message`: its own, and those that say why and from where."""
+    return [
+        *(message.headers if with_own else []),
+        ("error", message.error.encode()),
+        ("source.partition", str(message.partition).encode()),
+        ("source.offset", str(message.offset).encode()),
+    ]
+
+
+def _is_size(error: KafkaError | None) -> bool:
+    return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE

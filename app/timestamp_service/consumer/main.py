@@ -1,0 +1,51 @@
+"""The consumer's process: `timestamp-consumer`."""
+
+import os
+import signal
+import sys
+
+from timestamp_service import logs, notify, settings
+from timestamp_service.consumer.dead_letters import DeadLetters
+from timestamp_service.consumer.health import HealthServer
+from timestamp_service.consumer.loop import Loop, LostError
+from timestamp_service.consumer.projection import Projection
+from timestamp_service.consumer.state import State
+from timestamp_service.consumer.writer import Writer
+from timestamp_service.logs import Log
+from timestamp_service.start import read_settings
+
+SERVICE = "timestamp-consumer"
+
+
+def main() -> None:
+    """Project the log into the database until SIGTERM; exit 0 then, 1 when a new process is needed."""
+    config = read_settings(SERVICE, settings.read_consumer)
+    log = Log(SERVICE, config.server.log_level)
+    logs.take_over_libraries(log)
+    notifier = notify.from_environment(os.environ)
+    state = State()
+    try:
+        health = HealthServer(config.server.port, state, log, notifier)
+    except OSError as error:
+        log.error("port_taken", port=config.server.port, message=error.strerror)
+        sys.exit(1)
+    projection = Projection(config.database, log)
+    dead_letters = DeadLetters(config.kafka, config.dead_letter_topic, log)
+    writer = Writer(projection, dead_letters, state, log)
+    loop = Loop(config, writer, projection, state, notifier, log)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: loop.stop())
+    health.start()
+    log.info("started", topic=config.topic, group_id=config.group_id)
+    try:
+        loop.run()
+    except LostError as error:
+        log.error("consumer_lost", error=str(error))
+        sys.exit(1)
+    finally:
+        notifier.stopping()
+        health.stop()
+
+
+if __name__ == "__main__":
+    main()

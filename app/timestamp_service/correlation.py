@@ -1,0 +1,69 @@
+"""What ties the log lines of one request together, in all services: correlationId and traceparent."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import uuid_utils
+
+from timestamp_service.identifiers import UUID
+
+HEADER = "correlationId"
+TRACE_HEADER = "traceparent"
+
+# W3C Trace Context, section 3.2: version 00, and neither id is all zeros.
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class CorrelationError(ValueError):
+    """The header correlationId is not a UUID."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """The correlation id of a request, and its traceparent where it came with one."""
+
+    identifier: str
+    traceparent: str | None = None
+
+    def kafka_headers(self) -> list[tuple[str, str | bytes | None]]:
+        """Return the headers of a Kafka message that carry it on."""
+        headers: list[tuple[str, str | bytes | None]] = [(HEADER, self.identifier.encode())]
+        if self.traceparent is not None:
+            headers.append((TRACE_HEADER, self.traceparent.encode()))
+        return headers
+
+
+def new() -> Correlation:
+    """Return a correlation for a request that came without."""
+    return Correlation(str(uuid_utils.uuid4()))
+
+
+def from_request(identifier: str | None, traceparent: str | None) -> Correlation:
+    """Return the correlation of a request with these headers.
+
+    Any RFC 9562 UUID is an id, whatever its version, and stays as it was sent. A malformed traceparent is
+    dropped, as Trace Context asks. Raises CorrelationError.
+    """
+    if identifier is None:
+        identifier = str(uuid_utils.uuid4())
+    elif UUID.fullmatch(identifier) is None:
+        raise CorrelationError("the header correlationId is not a UUID")
+    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is None:
+        traceparent = None
+    return Correlation(identifier, traceparent)
+
+
+def from_kafka(headers: Iterable[tuple[str, str | bytes | None]] | None) -> Correlation | None:
+    """Return the correlation that a Kafka message carries, or None. The last of several headers counts."""
+    found = {name: value for name, value in headers or () if name in (HEADER, TRACE_HEADER)}
+    texts = {
+        name: value.decode("ascii", "replace") if isinstance(value, bytes) else value
+        for name, value in found.items()
+    }
+    if texts.get(HEADER) is None:
+        return None
+    try:
+        return from_request(texts[HEADER], texts.get(TRACE_HEADER))
+    except CorrelationError:
+        return None

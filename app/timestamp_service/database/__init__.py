@@ -1,0 +1,1 @@
+"""What both the consumer and the query API know of PostgreSQL."""

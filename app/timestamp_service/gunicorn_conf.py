@@ -1,0 +1,45 @@
+"""gunicorn's configuration for both APIs: `gunicorn --config python:timestamp_service.gunicorn_conf …`."""
+
+import logging
+import os
+from typing import Any
+
+from timestamp_service import notify
+from timestamp_service.settings import read_server
+from timestamp_service.start import read_settings
+
+_server = read_settings("timestamp-gunicorn", read_server)
+notify.hide(os.environ)
+
+# systemd's sockets, when it hands some over, take the place of this.
+bind = [f"127.0.0.1:{_server.port}"]
+workers = _server.workers
+worker_class = "timestamp_service.worker.Worker"
+logger_class = "timestamp_service.worker.GunicornLogger"
+loglevel = logging.getLevelName(_server.log_level).lower()
+
+# A wrong setting ends the master before it forks, and workers share the memory of what is imported.
+# The application starts neither thread nor connection before its lifespan begins in the worker.
+preload_app = True
+
+# Half of it, 10 s, is how often a worker tells of progress: well within the units' watchdog.
+timeout = 20
+graceful_timeout = 30
+
+# Longer than nginx keeps its connections: the side that sends requests shall close them.
+keepalive = 90
+backlog = 1024
+
+# On by default since 25.1, and its folder is read-only in the hardened units.
+control_socket_disable = True
+
+# Workers' heartbeats are times of a file that must be in memory, not on a disk that may hang.
+_shared_memory = "/dev/shm"  # noqa: S108 (gunicorn makes its files there safely)
+worker_tmp_dir = os.environ.get("RUNTIME_DIRECTORY") or (
+    _shared_memory if os.access(_shared_memory, os.W_OK) else None
+)
+
+
+def on_exit(_server: Any) -> None:
+    """Tell systemd that the master ends, whatever the reason."""
+    notify.from_environment(os.environ).stopping()

@@ -1,0 +1,38 @@
+"""Identifiers of records: UUIDs (RFC 9562) as lower-case text."""
+
+import re
+import time
+
+import uuid_utils
+
+UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+EXAMPLE = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+class IdentifierError(ValueError):
+    """A text is no UUID."""
+
+
+def new() -> str:
+    """Return a new UUIDv7: ids of one time stand side by side in an index."""
+    return str(uuid_utils.uuid7())
+
+
+def normalise(text: str) -> str:
+    """Return the UUID `text` in lower case. Raises IdentifierError."""
+    if UUID.fullmatch(text) is None:
+        raise IdentifierError("it is not a UUID")
+    return text.lower()
+
+
+def may_be_fresh(identifier: str, within_seconds: float) -> bool:
+    """Tell whether a record of this id may have been posted in the last `within_seconds`.
+
+    A UUIDv7 holds the time when it was made; clocks of nodes may differ by as much. A UUIDv5 (made of an
+    idempotency key) holds none: it always may.
+    """
+    version = identifier[14]
+    if version == "7":
+        made = int(identifier[:8] + identifier[9:13], 16) / 1000
+        return abs(time.time() - made) <= within_seconds
+    return version == "5"

@@ -1,0 +1,70 @@
+"""What is on the topic: a JSON object with the command's id and its instant."""
+
+import json
+import re
+from dataclasses import dataclass
+
+from timestamp_service import identifiers, instants
+
+# Just what `encode` writes, for reading it fast: 99.9 % of what a consumer sees.
+_OWN_FORM = re.compile(
+    rb'\{"command_id": "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", '
+    rb'"event_timestamp": "([0-9T:.-]{19,29}Z)"\}'
+)
+
+
+class MalformedError(ValueError):
+    """A message can never be projected; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An instant to be recorded under an id. Both are in their canonical text."""
+
+    command_id: str
+    event_timestamp: str
+
+
+def encode(command: Command) -> bytes:
+    """Return the value of the message for `command`."""
+    # Neither text holds anything that JSON would escape.
+    text = f'{{"command_id": "{command.command_id}", "event_timestamp": "{command.event_timestamp}"}}'
+    return text.encode("ascii")
+
+
+def decode(value: bytes | None) -> Command:
+    """Return the command in a message's value.
+
+    Fields that it does not know are ignored. Raises MalformedError.
+    """
+    if value is None:
+        raise MalformedError("the message has no value")
+    found = _OWN_FORM.fullmatch(value)
+    if found is not None:
+        command_id, event_timestamp = found[1].decode(), found[2].decode()
+    else:
+        command_id, event_timestamp = _fields(value)
+    try:
+        return Command(identifiers.normalise(command_id), instants.normalise(event_timestamp))
+    except identifiers.IdentifierError as error:
+        raise MalformedError(f"command_id: {error}") from None
+    except instants.InstantError as error:
+        raise MalformedError(f"event_timestamp: {error}") from None
+
+
+def _fields(value: bytes) -> tuple[str, str]:
+    try:
+        content = json.loads(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise MalformedError("the value is not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise MalformedError("the value is not JSON") from None
+    if not isinstance(content, dict):
+        raise MalformedError("the value is not a JSON object")
+    fields = []
+    for name in ("command_id", "event_timestamp"):
+        field = content.get(name)
+        if not isinstance(field, str):
+            raise MalformedError(f"{name} is missing or no text")
+        fields.append(field)
+    return fields[0], fields[1]

@@ -1,0 +1,1 @@
+"""Query API: GET reads records back from PostgreSQL."""

@@ -1,0 +1,104 @@
+"""Query API: GET reads records back from PostgreSQL."""
+
+import os
+
+import falcon.asgi
+
+from timestamp_service import http, identifiers, notify, problems, routes, settings
+from timestamp_service.http import App
+from timestamp_service.logs import Log
+from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError
+from timestamp_service.start import read_settings
+
+SERVICE = "timestamp-query"
+
+# Read your write: a record posted this recently may still be on its way, and is waited for.
+FRESH_SECONDS = 10.0
+WAIT_SECONDS = 2.0
+
+
+class Reading:
+    """The work of the query API: looking up records."""
+
+    def __init__(self, config: settings.Query, log: Log) -> None:
+        """Read as `config` says, once it is started."""
+        self._config = config
+        self._log = log
+        self._reader: Reader | None = None
+
+    async def start(self) -> None:
+        """Connect, after the fork."""
+        self._reader = Reader(self._config, self._log)
+
+    @property
+    def reader(self) -> Reader:
+        """The reader, once it is started."""
+        if self._reader is None:
+            raise problems.unavailable("database")
+        return self._reader
+
+    async def check(self) -> str | None:
+        """Name the database when it does not answer."""
+        return "database" if self._reader is None else await self._reader.check()
+
+    def progressing(self) -> bool:
+        """Tell whether queries end by when they are due."""
+        return self._reader is None or self._reader.progressing()
+
+    def stopping(self) -> None:
+        """End the waits for records to come."""
+        if self._reader is not None:
+            self._reader.stop_waiting()
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        if self._reader is not None:
+            await self._reader.close()
+
+
+class Timestamp:
+    """`GET /api/v1/timestamp/{id}` answers the record of that id."""
+
+    def __init__(self, reading: Reading) -> None:
+        """Read by `reading`."""
+        self._reading = reading
+
+    async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response, text: str) -> None:
+        """Answer the record, waiting for it where it may still be on its way."""
+        http.require_json_accepted(request)
+        try:
+            identifier = identifiers.normalise(text)
+        except identifiers.IdentifierError as error:
+            raise problems.Problem(
+                400, f"The id is not accepted: {error}. Expected is one such as {identifiers.EXAMPLE}."
+            ) from None
+        request.context.command_id = identifier
+        reader = self._reading.reader
+        wait = WAIT_SECONDS if identifiers.may_be_fresh(identifier, FRESH_SECONDS) else 0.0
+        try:
+            record = await reader.wait(identifier, wait)
+        except UnavailableError:
+            raise problems.unavailable("database") from None
+        except CrowdedError:
+            record = None
+        if record is None:
+            response.set_header("Cache-Control", "no-store")
+            raise problems.Problem(
+                404, "There is no record of this id. One just posted may still be on its way.", retry_after=1
+            )
+        response.content_type = http.JSON
+        response.data = record.to_json()
+
+    on_head = on_get
+
+
+def create_app() -> App:
+    """Return the query API with the settings of the environment.
+
+    It starts nothing: it is made before the fork.
+    """
+    config = read_settings(SERVICE, settings.read_query)
+    log = Log(SERVICE, config.server.log_level)
+    reading = Reading(config, log)
+    resources = {routes.RECORD: Timestamp(reading)}
+    return http.make_app(reading, resources, log, notify.from_environment(os.environ))

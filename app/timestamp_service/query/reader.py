@@ -1,0 +1,253 @@
+"""Reading records: lookups that wait at one moment become one query."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import psycopg2
+
+from timestamp_service.database import connections
+from timestamp_service.database.connections import AsyncConnection, DeadlineError
+from timestamp_service.database.schema import TABLE
+from timestamp_service.logs import Log
+from timestamp_service.records import Record
+from timestamp_service.settings import Query
+
+_QUERY_SECONDS = 2.0
+# What is looked up by one query at most.
+_BATCH_MAX = 500
+# Waiting for a record: often while it is young, then less so.
+_TICK_SECONDS = 0.005
+_SLOW_TICK_SECONDS = 0.05
+_YOUNG_SECONDS = 0.5
+_BACKOFF_SECONDS = (0.1, 2.0)
+# A query is due by its deadline; when none has ended for this long, we are stuck.
+_STUCK_SECONDS = 15.0
+
+_PREPARE = f"""
+PREPARE lookup (uuid[]) AS
+SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM {TABLE} WHERE id = ANY ($1)
+"""  # noqa: S608 (the table's name is our own)
+_EXECUTE = "EXECUTE lookup (%s::uuid[])"
+
+_NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+class UnavailableError(Exception):
+    """The database does not answer, or has no table yet."""
+
+
+class CrowdedError(Exception):
+    """As many as may wait are waiting already."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Who waits for one record, since when (the loop's time)."""
+
+    since: float
+    futures: set["asyncio.Future[Record | None]"] = field(default_factory=set)
+
+
+class Reader:
+    """A few connections in the running event loop."""
+
+    def __init__(self, config: Query, log: Log) -> None:
+        """Connect as `config` says, in the background."""
+        self._loop = asyncio.get_running_loop()
+        self._log = log
+        self._dsn = connections.dsn(config.database, "timestamp-query")
+        self._waiting_max = config.waiting_max
+        self._pending: dict[str, asyncio.Future[Record | None]] = {}
+        self._idle: list[asyncio.Future[None]] = []
+        self._connected = 0
+        self._waiting: dict[str, _Waiting] = {}
+        self._waiting_count = 0
+        self._stopping = False
+        self._ticker: asyncio.Task[None] | None = None
+        self._last_progress = self._loop.time()
+        self._lanes = [self._loop.create_task(self._lane()) for _ in range(config.connections)]
+
+    async def get(self, identifier: str) -> Record | None:
+        """Return the record of that id (in its canonical form), or None. Raises UnavailableError."""
+        # Shielded: several may share the future, and one who goes away must not take it along.
+        return await asyncio.shield(self._look_up(identifier))
+
+    async def wait(self, identifier: str, seconds: float) -> Record | None:
+        """Return the record, waiting up to `seconds` for it to come.
+
+        Raises UnavailableError, and CrowdedError when too many wait.
+        """
+        record = await self.get(identifier)
+        if record is not None or seconds <= 0 or self._stopping:
+            return record
+        if self._waiting_count >= self._waiting_max:
+            raise CrowdedError
+        waiting = self._waiting.setdefault(identifier, _Waiting(self._loop.time()))
+        arrival: asyncio.Future[Record | None] = self._loop.create_future()
+        waiting.futures.add(arrival)
+        self._waiting_count += 1
+        timer = self._loop.call_later(seconds, _resolve, arrival, None)
+        if self._ticker is None or self._ticker.done():
+            self._ticker = self._loop.create_task(self._tick())
+        try:
+            return await arrival
+        finally:
+            timer.cancel()
+            self._waiting_count -= 1
+            waiting.futures.discard(arrival)
+            if not waiting.futures and self._waiting.get(identifier) is waiting:
+                del self._waiting[identifier]
+
+    async def check(self) -> str | None:
+        """Name the database when it does not answer."""
+        try:
+            await self.get(_NOBODY)
+        except UnavailableError:
+            return "database"
+        return None
+
+    def progressing(self) -> bool:
+        """Tell whether queries end by when they are due."""
+        return not self._pending or self._loop.time() - self._last_progress < _STUCK_SECONDS
+
+    def stop_waiting(self) -> None:
+        """End all waits for records to come: they get None."""
+        self._stopping = True
+        for waiting in self._waiting.values():
+            for arrival in waiting.futures:
+                _resolve(arrival, None)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        tasks = [*self._lanes, *([self._ticker] if self._ticker is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _look_up(self, identifier: str) -> "asyncio.Future[Record | None]":
+        found = self._pending.get(identifier)
+        if found is not None:
+            return found
+        if not self._connected:
+            raise UnavailableError
+        found = self._pending[identifier] = self._loop.create_future()
+        # Nobody may be left to hear of its failure.
+        found.add_done_callback(_heed)
+        if self._idle:
+            _finish(self._idle.pop())
+        return found
+
+    async def _lane(self) -> None:
+        """Keep one connection, and answer what is pending by it."""
+        backoff = _BACKOFF_SECONDS[0]
+        while True:
+            try:
+                connection = await AsyncConnection.open(self._dsn)
+                try:
+                    await connection.fetch(_PREPARE, None, _QUERY_SECONDS)
+                    backoff = _BACKOFF_SECONDS[0]
+                    self._connected += 1
+                    try:
+                        await self._answer(connection)
+                    finally:
+                        self._connected -= 1
+                finally:
+                    connection.close()
+            except (psycopg2.Error, DeadlineError) as error:
+                self._log.warning("database_connection_lost", error=_describe(error))
+            if not self._connected:
+                self._fail_pending()
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, _BACKOFF_SECONDS[1])
+
+    async def _answer(self, connection: AsyncConnection) -> None:
+        """Answer batches until the connection fails."""
+        while True:
+            if not self._pending:
+                wanted: asyncio.Future[None] = self._loop.create_future()
+                self._idle.append(wanted)
+                try:
+                    await wanted
+                finally:
+                    if wanted in self._idle:
+                        self._idle.remove(wanted)
+                if not self._pending:
+                    continue
+            batch = self._take_batch()
+            try:
+                rows = await connection.fetch(_EXECUTE, (list(batch),), _QUERY_SECONDS)
+            except BaseException:
+                for found in batch.values():
+                    if not found.done():
+                        found.set_exception(UnavailableError())
+                raise
+            self._last_progress = self._loop.time()
+            records = {row[0]: Record.from_row(*row) for row in rows}
+            for identifier, found in batch.items():
+                _resolve(found, records.get(identifier))
+
+    def _take_batch(self) -> dict[str, "asyncio.Future[Record | None]"]:
+        if len(self._pending) <= _BATCH_MAX:
+            batch, self._pending = self._pending, {}
+            return batch
+        batch = {identifier: self._pending[identifier] for identifier in list(self._pending)[:_BATCH_MAX]}
+        for identifier in batch:
+            del self._pending[identifier]
+        if self._idle:
+            _finish(self._idle.pop())
+        return batch
+
+    def _fail_pending(self) -> None:
+        batch, self._pending = self._pending, {}
+        for found in batch.values():
+            if not found.done():
+                found.set_exception(UnavailableError())
+
+    async def _tick(self) -> None:
+        """Look for all awaited records together, as long as there are any."""
+        slow_due = 0.0
+        while self._waiting:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = self._loop.time()
+            slow = now >= slow_due
+            if slow:
+                slow_due = now + _SLOW_TICK_SECONDS
+            wanted = [
+                identifier
+                for identifier, waiting in self._waiting.items()
+                if slow or now - waiting.since < _YOUNG_SECONDS
+            ]
+            try:
+                lookups = [self._look_up(identifier) for identifier in wanted]
+            except UnavailableError:
+                # Whoever waits goes on waiting: the database may be back in time.
+                continue
+            if lookups:
+                await asyncio.wait(lookups)
+            for identifier, lookup in zip(wanted, lookups, strict=True):
+                waiting = self._waiting.get(identifier)
+                if waiting is None or lookup.exception() is not None or lookup.result() is None:
+                    continue
+                for arrival in waiting.futures:
+                    _resolve(arrival, lookup.result())
+
+
+def _resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> None:
+    if not future.done():
+        future.set_result(record)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _heed(future: "asyncio.Future[Record | None]") -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, DeadlineError):
+        return "no answer in time"
+    return str(error).strip() or type(error).__name__

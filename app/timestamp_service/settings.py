@@ -1,0 +1,260 @@
+"""Settings: environment variables, read once into frozen objects.
+
+A secret `NAME` may be given as a file instead, by `NAME_FILE`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from timestamp_service import logs
+
+Environment = Mapping[str, str]
+
+
+class SettingError(Exception):
+    """A setting is missing or bad; the text names it."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        """Blame `name`: `problem` goes on from there ("is missing")."""
+        super().__init__(f"{name} {problem}")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a process listens, unless systemd hands it sockets, and how it logs."""
+
+    port: int
+    log_level: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """How to reach the brokers."""
+
+    brokers: str
+    protocol: str
+    mechanism: str
+    username: str | None
+    password: str | None = field(repr=False)
+    ca_file: str | None
+
+    def client(self) -> dict[str, str | int | float | bool]:
+        """Return librdkafka's settings for the connection."""
+        client: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": self.brokers,
+            "security.protocol": self.protocol,
+            # A broker that hangs is noticed, and a node that returns is found again soon.
+            "socket.timeout.ms": 10_000,
+            "socket.connection.setup.timeout.ms": 5_000,
+            "reconnect.backoff.ms": 100,
+            "reconnect.backoff.max.ms": 2_000,
+            # Lone messages do not wait for the acknowledgement of earlier packets.
+            "socket.nagle.disable": True,
+            # What libraries log would be no JSON.
+            "log_level": 3,
+        }
+        if self.ca_file is not None:
+            client["ssl.ca.location"] = self.ca_file
+        if self.username is not None and self.password is not None:
+            client["sasl.mechanism"] = self.mechanism
+            client["sasl.username"] = self.username
+            client["sasl.password"] = self.password
+        return client
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """How to reach PostgreSQL: a libpq URI, and who we are."""
+
+    url: str
+    username: str
+    password: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Settings of the command API."""
+
+    server: Server
+    kafka: Kafka
+    topic: str
+    acknowledge_seconds: float
+    in_flight_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Settings of the consumer."""
+
+    server: Server
+    kafka: Kafka
+    topic: str
+    dead_letter_topic: str
+    group_id: str
+    group_instance_id: str | None
+    database: Database
+    batch_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Settings of the query API."""
+
+    server: Server
+    database: Database
+    connections: int
+    waiting_max: int
+
+
+def read_command(environment: Environment) -> Command:
+    """Read the settings of the command API. Raises SettingError."""
+    return Command(
+        server=read_server(environment),
+        kafka=_kafka(environment),
+        topic=_topic(environment, "KAFKA_PUBLISH_TOPIC"),
+        acknowledge_seconds=_number(environment, "KAFKA_ACKNOWLEDGE_SECONDS", 5, 1, 300),
+        in_flight_max=_integer(environment, "KAFKA_IN_FLIGHT_MAX", 10_000, 1, 1_000_000),
+    )
+
+
+def read_consumer(environment: Environment) -> Consumer:
+    """Read the settings of the consumer. Raises SettingError."""
+    topic = _topic(environment, "KAFKA_CONSUMER_TOPIC")
+    return Consumer(
+        server=read_server(environment),
+        kafka=_kafka(environment),
+        topic=topic,
+        dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
+        group_id=_text(environment, "KAFKA_GROUP_ID"),
+        group_instance_id=environment.get("KAFKA_GROUP_INSTANCE_ID") or None,
+        database=_database(environment),
+        batch_max=_integer(environment, "CONSUMER_BATCH_MAX", 10_000, 1, 100_000),
+    )
+
+
+def read_query(environment: Environment) -> Query:
+    """Read the settings of the query API. Raises SettingError."""
+    return Query(
+        server=read_server(environment),
+        database=_database(environment),
+        connections=_integer(environment, "DB_CONNECTIONS", 2, 1, 100),
+        waiting_max=_integer(environment, "QUERY_WAITING_MAX", 1_000, 0, 100_000),
+    )
+
+
+def read_server(environment: Environment) -> Server:
+    """Read what every process has. Raises SettingError."""
+    level = environment.get("LOG_LEVEL") or "info"
+    if level.lower() not in logs.LEVELS:
+        raise SettingError("LOG_LEVEL", f"must be one of {', '.join(logs.LEVELS)}, not {level!r}")
+    return Server(
+        port=_integer(environment, "SERVER_PORT", None, 1, 65_535),
+        log_level=logs.LEVELS[level.lower()],
+        workers=_integer(environment, "WORKERS", 1, 1, 256),
+    )
+
+
+def _kafka(environment: Environment) -> Kafka:
+    brokers = _text(environment, "KAFKA_BROKER")
+    for broker in brokers.split(","):
+        host, colon, port = broker.strip().rpartition(":")
+        if not host or not colon or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+            raise SettingError("KAFKA_BROKER", f"must be host:port, several by commas, not {brokers!r}")
+    protocol = environment.get("KAFKA_SECURITY_PROTOCOL") or "PLAINTEXT"
+    protocols = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+    if protocol not in protocols:
+        raise SettingError(
+            "KAFKA_SECURITY_PROTOCOL", f"must be one of {', '.join(protocols)}, not {protocol!r}"
+        )
+    sasl = protocol.startswith("SASL_")
+    ca_file = environment.get("KAFKA_CA_FILE") or None
+    if ca_file is not None and not Path(ca_file).is_file():
+        raise SettingError("KAFKA_CA_FILE", f"names no file: {ca_file!r}")
+    return Kafka(
+        brokers=brokers,
+        protocol=protocol,
+        mechanism=environment.get("KAFKA_SASL_MECHANISM") or "SCRAM-SHA-512",
+        username=_text(environment, "KAFKA_USERNAME") if sasl else None,
+        password=_secret(environment, "KAFKA_PASSWORD") if sasl else None,
+        ca_file=ca_file,
+    )
+
+
+def _database(environment: Environment) -> Database:
+    # The command API shall not load a PostgreSQL client.
+    import psycopg2
+    from psycopg2.extensions import parse_dsn
+
+    url = _text(environment, "DB_URL")
+    try:
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise SettingError("DB_URL", "must be a libpq URI: postgresql://host:port/database")
+        parse_dsn(url)
+    except psycopg2.Error as error:
+        raise SettingError("DB_URL", f"is no libpq URI: {str(error).strip()}") from None
+    return Database(
+        url=url,
+        username=_text(environment, "DB_USERNAME"),
+        # None where the server asks for none (a peer on a unix socket).
+        password=_secret(environment, "DB_PASSWORD", required=False),
+    )
+
+
+def _text(environment: Environment, name: str) -> str:
+    value = environment.get(name, "").strip()
+    if not value:
+        raise SettingError(name, "is missing")
+    return value
+
+
+def _topic(environment: Environment, name: str, default: str | None = None) -> str:
+    topic = environment.get(name) or default
+    if topic is None:
+        raise SettingError(name, "is missing")
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) is None:
+        raise SettingError(name, f"is no name of a Kafka topic: {topic!r}")
+    return topic
+
+
+def _secret(environment: Environment, name: str, *, required: bool = True) -> str | None:
+    file = environment.get(f"{name}_FILE")
+    if file:
+        if environment.get(name):
+            raise SettingError(name, f"and {name}_FILE are both given: give one")
+        try:
+            secret = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise SettingError(f"{name}_FILE", f"cannot be read: {reason} ({file})") from None
+        if not secret:
+            raise SettingError(f"{name}_FILE", f"names an empty file ({file})")
+        return secret
+    if environment.get(name):
+        return environment[name]
+    if required:
+        raise SettingError(name, f"is missing (or {name}_FILE)")
+    return None
+
+
+def _integer(environment: Environment, name: str, default: int | None, least: int, most: int) -> int:
+    text = environment.get(name, "").strip()
+    if not text:
+        if default is None:
+            raise SettingError(name, "is missing")
+        return default
+    if re.fullmatch(r"[0-9]{1,9}", text) is None or not least <= int(text) <= most:
+        raise SettingError(name, f"must be a whole number from {least} to {most}, not {text!r}")
+    return int(text)
+
+
+def _number(environment: Environment, name: str, default: float, least: float, most: float) -> float:
+    text = environment.get(name, "").strip()
+    if not text:
+        return default
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) is None or not least <= float(text) <= most:
+        raise SettingError(name, f"must be a number from {least} to {most}, not {text!r}")
+    return float(text)

@@ -1,0 +1,77 @@
+"""The worker process of both APIs: gunicorn looks after it, uvicorn speaks HTTP."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from typing import Any, ClassVar
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
+
+from timestamp_service import logs, notify
+from timestamp_service.http import App
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]
+    """uvicorn's worker, which tells gunicorn and systemd of progress only while there is some."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "on",
+        "interface": "asgi3",
+        # Each request is logged by our own middleware.
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        # What still runs then is beyond all its own deadlines.
+        "timeout_graceful_shutdown": 20,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what gunicorn gives."""
+        super().__init__(*args, **kwargs)
+        # uvicorn's worker gives it gunicorn's level; it tells of each step of starting and stopping.
+        logging.getLogger("uvicorn.error").setLevel(max(self.log.error_log.level, logging.WARNING))
+
+    async def callback_notify(self) -> None:
+        """Tell of progress, unless work is stuck; gunicorn replaces a worker that it does not hear of."""
+        if self.wsgi.work.progressing():
+            self.notify()
+            notify.from_environment(os.environ).progress()
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = _Server(self.config, self.wsgi)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self.handle_exit, signal.SIGQUIT, None)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
+
+
+class _Server(Server):
+    def __init__(self, config: Any, app: App) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Requests that wait for something hold the shutdown up: it waits for them.
+        self._app.work.stopping()
+        await super().shutdown(sockets)
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]
+    """Gives gunicorn's own lines our form."""
+
+    def setup(self, cfg: Config) -> None:
+        """Set up as gunicorn does, and take over what it writes to."""
+        super().setup(cfg)
+        # The name of a process is the start of its module: timestamp_service.command.api:create_app().
+        service = "-".join(cfg.default_proc_name.replace("_service", "").split(".")[:2])
+        logs.take_over_libraries(logs.Log(service, self.error_log.level))
