@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import gzip
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -75,6 +74,10 @@ folder:
   type: str
   returned: success
 """
+
+
+# Raised whenever the same files are packed in another way.
+MADE_BY = 1
 
 
 class BuildError(Exception):
@@ -148,7 +151,9 @@ def built_checksum(place: Place, wanted: dict[str, str]) -> str | None:
     """SHA-256 of the archive when all that was built is there and undamaged, else None."""
     try:
         manifest = json.loads(place.manifest.read_text())
-        if manifest["files"] != wanted or sha256_of(place.archive) != manifest["archive"]:
+        if manifest["made_by"] != MADE_BY or manifest["files"] != wanted:
+            return None
+        if sha256_of(place.archive) != manifest["archive"]:
             return None
         return manifest["archive"] if is_whole(place.folder, wanted) else None
     except (OSError, ValueError, KeyError):
@@ -200,11 +205,24 @@ def pack(folder: Path, archive: Path) -> None:
     with (
         archive.open("wb") as stream,
         gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=stream, mtime=0) as packed,
-        tarfile.open(fileobj=io.BufferedWriter(packed, 1 << 20), mode="w", format=tarfile.PAX_FORMAT) as tar,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         tar.add(folder, arcname=folder.name, recursive=False, filter=plain)
         for path in sorted(folder.rglob("*")):
             tar.add(path, arcname=f"{folder.name}/{path.relative_to(folder)}", recursive=False, filter=plain)
+
+
+def check_archive(archive: Path, name: str, wanted: dict[str, str]) -> None:
+    """Raise BuildError unless the archive gives back exactly the wanted files."""
+    found = {}
+    with tarfile.open(archive) as tar:
+        for entry in tar:
+            content = tar.extractfile(entry)
+            if content is not None:
+                digest = hashlib.sha256(content.read()).hexdigest()
+                found[entry.name.removeprefix(f"{name}/")] = digest
+    if found != wanted:
+        raise BuildError(f"{archive} does not hold what went in: is the disk full?")
 
 
 def flush(path: Path) -> None:
@@ -230,9 +248,12 @@ def build(place: Place, source: Path, maven: str, wanted: dict[str, str]) -> str
         folder.chmod(0o755)
         archive = work / place.archive.name
         pack(folder, archive)
+        check_archive(archive, place.name, wanted)
         checksum = sha256_of(archive)
         manifest = work / place.manifest.name
-        manifest.write_text(json.dumps({"archive": checksum, "files": wanted}, indent=1) + "\n")
+        manifest.write_text(
+            json.dumps({"made_by": MADE_BY, "archive": checksum, "files": wanted}, indent=1) + "\n"
+        )
         for path in (archive, manifest):
             flush(path)
         place.manifest.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import importlib
 import re
 import secrets
 from contextlib import closing
@@ -15,10 +16,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 try:
-    import psycopg2
-    from psycopg2 import sql
+    psycopg2: Any = importlib.import_module("psycopg2")
+    sql: Any = importlib.import_module("psycopg2.sql")
 except ImportError:
-    psycopg2 = None
+    psycopg2 = sql = None
 
 DOCUMENTATION = r"""
 module: postgresql_converge
