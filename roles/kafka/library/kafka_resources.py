@@ -1,0 +1,469 @@
+#!/usr/bin/python
+"""Bring a Kafka cluster's topics, SCRAM users and access rules to what is listed, in one task."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+try:
+    library: Any = importlib.import_module("confluent_kafka")
+    kafka: Any = importlib.import_module("confluent_kafka.admin")
+except ImportError:
+    library = kafka = None
+
+DOCUMENTATION = r"""
+module: kafka_resources
+short_description: Bring Kafka's topics, SCRAM users and access rules to what is listed
+description:
+  - Waits until the cluster answers, then makes what is missing and mends what differs. Topics and users that
+    are not listed stay as they are. Of a listed principal's rules, those that are not listed are removed.
+  - A topic is never deleted, and its partitions and replicas are never changed.
+  - Whether a user has its password is tried by logging in with it.
+options:
+  bootstrap_servers:
+    description: Brokers to ask first, HOST:PORT with commas between. They must speak SASL_SSL.
+    type: str
+    required: true
+  ca_file:
+    description: Certificate of the CA that signed the brokers' certificates.
+    type: path
+    required: true
+  username:
+    description: User who may change all this.
+    type: str
+    required: true
+  password:
+    description: Password of I(username).
+    type: str
+    required: true
+  topics:
+    description: Topics that must be there.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Name of the topic.
+        type: str
+        required: true
+      partitions:
+        description: Number of its partitions.
+        type: int
+        required: true
+      replication_factor:
+        description: Number of replicas of each partition, when it is made.
+        type: int
+        required: true
+      config:
+        description: Settings of the topic. Others stay as they are.
+        type: dict
+        default: {}
+  passwords:
+    description: Password of each user that must be there, by name.
+    type: dict
+    default: {}
+  rules:
+    description: What is allowed, from any host.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      principal:
+        description: Name of the user.
+        type: str
+        required: true
+      resource:
+        description: Kind of what it may use.
+        type: str
+        choices: [topic, group, transactional_id]
+        required: true
+      name:
+        description: Name of what it may use, or the start of it.
+        type: str
+        required: true
+      prefixed:
+        description: Whether I(name) is the start of the names that it may use.
+        type: bool
+        default: false
+      operations:
+        description: What it may do.
+        type: list
+        elements: str
+        choices: [read, write, describe]
+        required: true
+  ready_seconds:
+    description: Seconds for which to wait until the cluster answers.
+    type: int
+    default: 60
+author: timestamp-service developers
+"""
+
+EXAMPLES = r"""
+- name: Have a topic and someone who may write it
+  kafka_resources:
+    bootstrap_servers: 192.0.2.10:9092
+    ca_file: /etc/ssl/certs/ca.crt
+    username: admin
+    password: "{{ lookup('ansible.builtin.unvault', 'kafka_admin_password') | trim }}"
+    topics:
+      - {name: events, partitions: 3, replication_factor: 1}
+    passwords:
+      writer: "{{ lookup('ansible.builtin.unvault', 'kafka_writer_password') | trim }}"
+    rules:
+      - {principal: writer, resource: topic, name: events, operations: [describe, write]}
+"""
+
+RETURN = r"""
+changes:
+  description: What was changed, or would be in check mode, a line each. Passwords are never in it.
+  type: list
+  elements: str
+  returned: success
+"""
+
+ITERATIONS = 8192
+REQUEST_SECONDS = 15.0
+LOGIN_SECONDS = 10.0
+
+
+class ClusterError(Exception):
+    """The cluster is not as it must be and cannot be brought there; the message says why."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference: a line for what is there and one for what must be; empty for nothing."""
+
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return " -> ".join(filter(None, (self.before, self.after)))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How to reach the cluster, before it is known as whom."""
+
+    bootstrap_servers: str
+    ca_file: str
+
+    def client(self, username: str, password: str, errors: list[Any]) -> Any:
+        """An AdminClient that logs in as a user and appends what librdkafka reports to `errors`."""
+        return kafka.AdminClient(
+            {
+                "bootstrap.servers": self.bootstrap_servers,
+                "security.protocol": "SASL_SSL",
+                "ssl.ca.location": self.ca_file,
+                "sasl.mechanism": "SCRAM-SHA-512",
+                "sasl.username": username,
+                "sasl.password": password,
+                "error_cb": errors.append,
+                # Errors come by error_cb; the log would only repeat them on standard error.
+                "log_level": 0,
+                "reconnect.backoff.max.ms": 500,
+                "socket.timeout.ms": 10000,
+            }
+        )
+
+
+def is_refused(errors: Iterable[Any]) -> bool:
+    return any(error.code() == library.KafkaError._AUTHENTICATION for error in errors)
+
+
+def connect(cluster: Cluster, username: str, password: str, ready_seconds: float) -> Any:
+    """A client of a cluster that answers. Raises ClusterError when it does not in time."""
+    errors: list[Any] = []
+    client = cluster.client(username, password, errors)
+    end = time.monotonic() + ready_seconds
+    while True:
+        try:
+            client.list_topics(timeout=2)
+            return client
+        except library.KafkaException as error:
+            client.poll(0)
+            last = errors[-1] if errors else error.args[0]
+        if is_refused(errors):
+            raise ClusterError(
+                f"{cluster.bootstrap_servers} refuses the password of {username}: {last.str()}"
+            )
+        if time.monotonic() > end:
+            raise ClusterError(
+                f"{cluster.bootstrap_servers} did not answer within {ready_seconds:g} s: {last.str()}"
+            )
+        time.sleep(0.2)
+
+
+def can_log_in(cluster: Cluster, username: str, password: str) -> bool:
+    """Whether the password is the user's. Raises ClusterError when the cluster says neither yes nor no."""
+    errors: list[Any] = []
+    client = cluster.client(username, password, errors)
+    end = time.monotonic() + LOGIN_SECONDS
+    while time.monotonic() < end:
+        try:
+            client.list_topics(timeout=0.5)
+            return True
+        except library.KafkaException:
+            client.poll(0)
+        if is_refused(errors):
+            return False
+    raise ClusterError(f"could not find out whether {username} can log in within {LOGIN_SECONDS:g} s")
+
+
+def converge_users(
+    client: Any, cluster: Cluster, passwords: dict[str, str], check_mode: bool
+) -> list[Change]:
+    """Make the users that are missing and set the passwords that differ."""
+    described = client.describe_user_scram_credentials(request_timeout=REQUEST_SECONDS)
+    known = set(described.result())
+    changes = []
+    for name, password in passwords.items():
+        if name in known and can_log_in(cluster, name, password):
+            continue
+        if not check_mode:
+            credential = kafka.ScramCredentialInfo(kafka.ScramMechanism.SCRAM_SHA_512, ITERATIONS)
+            upsertion = kafka.UserScramCredentialUpsertion(name, credential, password.encode())
+            for future in client.alter_user_scram_credentials([upsertion]).values():
+                future.result()
+        changes.append(Change(f"user {name}" if name in known else "", f"user {name} with its password"))
+    return changes
+
+
+def as_setting(value: Any) -> str:
+    """A setting as Kafka writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def topic_resource(topic: dict[str, Any]) -> Any:
+    return kafka.ConfigResource(kafka.ResourceType.TOPIC, topic["name"])
+
+
+def create_topics(client: Any, topics: list[dict[str, Any]]) -> None:
+    new = [
+        kafka.NewTopic(
+            topic["name"],
+            num_partitions=topic["partitions"],
+            replication_factor=topic["replication_factor"],
+            config={key: as_setting(value) for key, value in topic["config"].items()},
+        )
+        for topic in topics
+    ]
+    for future in client.create_topics(new, request_timeout=REQUEST_SECONDS).values():
+        future.result()
+
+
+def alter_topic(client: Any, topic: dict[str, Any], settings: dict[str, str]) -> None:
+    resource = topic_resource(topic)
+    for key, value in settings.items():
+        entry = kafka.ConfigEntry(key, value, incremental_operation=kafka.AlterConfigOpType.SET)
+        resource.add_incremental_config(entry)
+    for future in client.incremental_alter_configs([resource], request_timeout=REQUEST_SECONDS).values():
+        future.result()
+
+
+def check_partitions(client: Any, topics: list[dict[str, Any]]) -> None:
+    """Raise ClusterError when a topic that is there has another number of partitions."""
+    if not topics:
+        return
+    names = library.TopicCollection([topic["name"] for topic in topics])
+    described = client.describe_topics(names, request_timeout=REQUEST_SECONDS)
+    for topic in topics:
+        found = len(described[topic["name"]].result().partitions)
+        if found != topic["partitions"]:
+            raise ClusterError(
+                f"topic {topic['name']} has {found} partitions, not {topic['partitions']}. That number is"
+                " fixed for the life of a topic: say the one that it has, or take another topic."
+            )
+
+
+def converge_topics(client: Any, topics: list[dict[str, Any]], check_mode: bool) -> list[Change]:
+    """Make the topics that are missing and mend the settings that differ."""
+    known = client.list_topics(timeout=REQUEST_SECONDS).topics
+    missing = [topic for topic in topics if topic["name"] not in known]
+    there = [topic for topic in topics if topic["name"] in known]
+    check_partitions(client, there)
+    changes = [
+        Change("", "topic {name}: {partitions} partitions, {replication_factor} replicas".format(**topic))
+        for topic in missing
+    ]
+    if missing and not check_mode:
+        create_topics(client, missing)
+    resources = [topic_resource(topic) for topic in there]
+    described = client.describe_configs(resources, request_timeout=REQUEST_SECONDS) if resources else {}
+    for topic, resource in zip(there, resources, strict=True):
+        found = {key: entry.value for key, entry in described[resource].result().items()}
+        wanted = {key: as_setting(value) for key, value in topic["config"].items()}
+        settings = {key: value for key, value in wanted.items() if found.get(key) != value}
+        if settings and not check_mode:
+            alter_topic(client, topic, settings)
+        changes += [
+            Change(f"topic {topic['name']}, {key}={found.get(key)}", f"topic {topic['name']}, {key}={value}")
+            for key, value in settings.items()
+        ]
+    return changes
+
+
+@dataclass(frozen=True, order=True)
+class Rule:
+    """One allowed operation of a principal on a resource, from any host."""
+
+    principal: str
+    resource: str
+    name: str
+    pattern: str
+    operation: str
+    host: str = "*"
+    permission: str = "allow"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.principal} {self.permission} {self.operation} on {self.resource}"
+            f" {self.name} ({self.pattern}) from {self.host}"
+        )
+
+    def binding(self, kind: Any) -> Any:
+        """The rule as an AclBinding or an AclBindingFilter."""
+        return kind(
+            kafka.ResourceType[self.resource.upper()],
+            self.name,
+            kafka.ResourcePatternType[self.pattern.upper()],
+            f"User:{self.principal}",
+            self.host,
+            kafka.AclOperation[self.operation.upper()],
+            kafka.AclPermissionType[self.permission.upper()],
+        )
+
+
+def listed_rules(rules: list[dict[str, Any]]) -> set[Rule]:
+    return {
+        Rule(
+            rule["principal"],
+            rule["resource"],
+            rule["name"],
+            "prefixed" if rule["prefixed"] else "literal",
+            operation,
+        )
+        for rule in rules
+        for operation in rule["operations"]
+    }
+
+
+def found_rules(client: Any, principal: str) -> set[Rule]:
+    """Every rule of a principal that the cluster has."""
+    everything = kafka.AclBindingFilter(
+        kafka.ResourceType.ANY,
+        None,
+        kafka.ResourcePatternType.ANY,
+        f"User:{principal}",
+        None,
+        kafka.AclOperation.ANY,
+        kafka.AclPermissionType.ANY,
+    )
+    return {
+        Rule(
+            principal,
+            found.restype.name.lower(),
+            found.name,
+            found.resource_pattern_type.name.lower(),
+            found.operation.name.lower(),
+            found.host,
+            found.permission_type.name.lower(),
+        )
+        for found in client.describe_acls(everything, request_timeout=REQUEST_SECONDS).result()
+    }
+
+
+def converge_rules(client: Any, rules: list[dict[str, Any]], check_mode: bool) -> list[Change]:
+    """Make the rules that are missing, then remove the others of the same principals."""
+    wanted = listed_rules(rules)
+    found: set[Rule] = set()
+    for principal in sorted({rule.principal for rule in wanted}):
+        found |= found_rules(client, principal)
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    if missing and not check_mode:
+        bindings = [rule.binding(kafka.AclBinding) for rule in missing]
+        for future in client.create_acls(bindings, request_timeout=REQUEST_SECONDS).values():
+            future.result()
+    if extra and not check_mode:
+        filters = [rule.binding(kafka.AclBindingFilter) for rule in extra]
+        for future in client.delete_acls(filters, request_timeout=REQUEST_SECONDS).values():
+            future.result()
+    return [Change("", str(rule)) for rule in missing] + [Change(str(rule), "") for rule in extra]
+
+
+def main() -> None:
+    text = {"type": "str", "required": True}
+    module = AnsibleModule(
+        argument_spec={
+            "bootstrap_servers": text,
+            "ca_file": {"type": "path", "required": True},
+            "username": text,
+            "password": {"type": "str", "required": True, "no_log": True},
+            "topics": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": text,
+                    "partitions": {"type": "int", "required": True},
+                    "replication_factor": {"type": "int", "required": True},
+                    "config": {"type": "dict", "default": {}},
+                },
+            },
+            "passwords": {"type": "dict", "default": {}, "no_log": True},
+            "rules": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "principal": text,
+                    "resource": {
+                        "type": "str",
+                        "required": True,
+                        "choices": ["topic", "group", "transactional_id"],
+                    },
+                    "name": text,
+                    "prefixed": {"type": "bool", "default": False},
+                    "operations": {
+                        "type": "list",
+                        "elements": "str",
+                        "required": True,
+                        "choices": ["read", "write", "describe"],
+                    },
+                },
+            },
+            "ready_seconds": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    if kafka is None:
+        module.fail_json(msg=missing_required_lib("confluent-kafka"))
+    given = module.params
+    cluster = Cluster(given["bootstrap_servers"], given["ca_file"])
+    try:
+        client = connect(cluster, given["username"], given["password"], given["ready_seconds"])
+        changes = converge_topics(client, given["topics"], module.check_mode)
+        changes += converge_users(client, cluster, given["passwords"], module.check_mode)
+        changes += converge_rules(client, given["rules"], module.check_mode)
+    except ClusterError as error:
+        module.fail_json(msg=str(error))
+    except library.KafkaException as error:
+        module.fail_json(msg=error.args[0].str())
+    module.exit_json(
+        changed=bool(changes),
+        changes=[str(change) for change in changes],
+        diff={
+            "before": "".join(f"{change.before}\n" for change in changes if change.before),
+            "after": "".join(f"{change.after}\n" for change in changes if change.after),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
