@@ -118,7 +118,9 @@ def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
         certificate_authority=Path(web[0]["certificates"]) / "ca.crt",
         secrets_folder=Path(web[0]["secrets"]),
         state_folder=Path(web[0]["state"] or default_state_folder()),
-        nodes=tuple(Host(name, frozenset(one["groups"]), ssh_command(one)) for name, one in nodes.items()),
+        nodes=tuple(
+            Host(name, frozenset(one["groups"]), ssh_command(one)) for name, one in sorted(nodes.items())
+        ),
     )
 
 

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from inventory import Host, InventoryError, pick, read_service
-from status import PATTERNS
+from status import PATTERNS, UNITS
 
 
 def journal(unit: str, lines: int, follow: bool) -> str:
     """Return the remote journalctl command; a unit may be given without its suffix or as a pattern."""
     command = ["journalctl", "--output=short-iso-precise", "--no-hostname", "--quiet", f"--lines={lines}"]
-    for pattern in [unit] if unit else PATTERNS:
+    ours = {*PATTERNS, *(name for names in UNITS.values() for name in names)}
+    for pattern in [unit] if unit else sorted(ours):
         command += ["--unit", pattern]
     return shlex.join([*command, "--follow"] if follow else [*command, "--no-pager"])
 

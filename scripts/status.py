@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from check import CheckError, send_and_read_back
 from inventory import Host, InventoryError, read_service
 
-# What a node of a group has to run. Units that match a pattern are shown where they are loaded as well.
+# What a node of a group has to run.
 UNITS: Mapping[str, tuple[str, ...]] = {
     "kafka": ("kafka.service",),
     "postgresql": ("postgresql@15-main.service",),
@@ -26,13 +26,8 @@ UNITS: Mapping[str, tuple[str, ...]] = {
         "timestamp-query.socket",
     ),
 }
-PATTERNS = (
-    "timestamp-*.service",
-    "timestamp-*.socket",
-    "nginx.service",
-    "kafka.service",
-    "postgresql@*.service",
-)
+# Shown as well where they are loaded: a second instance, for example.
+PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service")
 PROPERTIES = ("Id", "ActiveState", "SubState", "StateChangeTimestamp", "NRestarts", "MemoryCurrent", "Result")
 MEBIBYTE = 1 << 20
 

@@ -9,12 +9,11 @@ import argparse
 import hashlib
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .system import NodeError, lock, make_folder, read, run, write
+from .system import NodeError, erase, lock, make_folder, read, run, write
 
 # Part of the key: raise it when the way of building changes.
 RECIPE = 1
@@ -29,6 +28,12 @@ APT_OPTIONS = (
     'APT::Install-Recommends "false"',
     'APT::Install-Suggests "false"',
     'Acquire::Languages "none"',
+)
+# mmdebstrap mounts this computer's /proc, /sys and /dev/shm into the half-made image. So it runs in a mount
+# and process namespace of its own, whose processes and mounts are gone when the one that waits for it is.
+APART = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"),
 )
 # Each machine makes its own identity; apt lists that look old make the first update really happen.
 STRIP = (
@@ -103,7 +108,7 @@ def ensure(
         sum_file.unlink(missing_ok=True)
         # No one else holds the lock, so what was left half-made is nobody's.
         for left in folder.glob("partial*"):
-            shutil.rmtree(left)
+            erase(left)
         partial = folder / "partial"
         make_folder(partial / "authorities")
         for file_name, text in authorities.items():
@@ -113,14 +118,14 @@ def ensure(
             suite, mirror, packages, partial / "authorities" if authorities else None, made
         )
         try:
-            run(["env", f"TMPDIR={partial}", *command])
+            run([*APART, "env", f"TMPDIR={partial}", *command])
             run(["zstd", "--quiet", "--test", str(made)])
             with made.open("rb") as file:
                 os.fsync(file.fileno())
             made.rename(archive)
             write(sum_file, f"{checksum(archive)}\n")
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            erase(partial)
         above = cache_folder.stat()
         for path in (archive, sum_file, folder / ".lock"):
             os.chown(path, above.st_uid, above.st_gid)
@@ -133,7 +138,7 @@ def unpack(archive: Path, state_folder: Path) -> Path:
     if folder.is_dir():
         return folder
     partial = state_folder / "image-partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    erase(partial)
     partial.mkdir()
     run(["tar", "--extract", "--zstd", "--numeric-owner", "--xattrs", "--xattrs-include=*",
          f"--file={archive}", f"--directory={partial}"])  # fmt: skip

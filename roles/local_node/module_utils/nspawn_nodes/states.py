@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import time
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from . import contents, machines, network, root_image
 from .spec import Node, Spec, faults
-from .system import NodeError, lock, make_folder, read, run, write
+from .system import NodeError, erase, lock, make_folder, read, run, write
 
 POWER_OFF_SECONDS = 90.0
 
@@ -88,7 +87,7 @@ def absent(spec: Spec, report: Report) -> None:
             raise NodeError(f"{spec.state_folder} was not made by this role: it is left alone.")
         _end(spec, report, orderly=False)
         if spec.state_folder.exists() and report.do(f"Erase {spec.state_folder}"):
-            _erase(spec.state_folder)
+            erase(spec.state_folder)
         if not report.check:
             spec.lock_file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
@@ -233,12 +232,3 @@ def _end(spec: Spec, report: Report, orderly: bool) -> None:
         if machines.is_traced(spec, node):
             machines.clear(spec, node)
     network.down(spec)
-
-
-def _erase(folder: Path) -> None:
-    """Remove a folder, but never through a mount into another file system."""
-    inside = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    mounts = [path for path in inside if path.startswith(f"{folder}/")]
-    if mounts:
-        raise NodeError(f"Still mounted, so nothing is erased: {', '.join(mounts)}")
-    shutil.rmtree(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,27 @@ def make_folder(path: Path, mode: int = 0o755, owner: tuple[int, int] | None = N
         path.mkdir()
         path.chmod(mode)
         os.chown(path, *(owner or (above.st_uid, above.st_gid)))
+
+
+def mounts_below(folder: Path, mountinfo: str) -> list[Path]:
+    """Return what is mounted inside a folder, innermost first, from the text of /proc/self/mountinfo."""
+    points = [line.split(" ")[4] for line in mountinfo.splitlines()]
+    return [Path(point) for point in reversed(points) if point.startswith(f"{folder}/")]
+
+
+def erase(folder: Path) -> None:
+    """Remove a folder of ours with all that is in it; what is mounted inside is unmounted, never gone into.
+
+    Raises NodeError, and removes nothing, when something stays mounted.
+    """
+    table = Path("/proc/self/mountinfo")
+    for point in mounts_below(folder, table.read_text()):
+        succeeds(["umount", str(point)])
+    left = mounts_below(folder, table.read_text())
+    if left:
+        raise NodeError(f"Still mounted, so nothing is erased: {', '.join(map(str, left))}")
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
