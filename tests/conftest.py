@@ -14,7 +14,8 @@ def load_module(role: str, name: str) -> ModuleType:
     """Import a module of a role's library, which is no package."""
     path = PROJECT / "roles" / role / "library" / f"{name}.py"
     specification = importlib.util.spec_from_file_location(name, path)
-    assert specification and specification.loader
+    assert specification
+    assert specification.loader
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     specification.loader.exec_module(module)

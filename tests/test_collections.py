@@ -23,7 +23,9 @@ def used_collections() -> Iterator[str]:
     """Yield the collection of every full name in the playbooks, roles and settings."""
     for folder in ("roles", "playbooks", "molecule", ".config", "inventories"):
         for path in (PROJECT / folder).rglob("*.yml"):
-            for found in re.finditer(r"\b((?:community|ansible)\.(?!builtin)[a-z]+)\.[a-z_0-9]+", path.read_text()):
+            for found in re.finditer(
+                r"\b((?:community|ansible)\.(?!builtin)[a-z]+)\.[a-z_0-9]+", path.read_text()
+            ):
                 yield found[1]
 
 

@@ -60,6 +60,8 @@ def test_failed_build_leaves_nothing(source: Path, tmp_path: Path) -> None:
         "python_version": "3.11",
         "platforms": ["manylinux_2_28_x86_64"],
     }
-    with pytest.raises(release_archive.BuildError, match=r"Downloading the wheels of .*requirements\.txt failed"):
+    with pytest.raises(
+        release_archive.BuildError, match=r"Downloading the wheels of .*requirements\.txt failed"
+    ):
         release_archive.build(parameters, archive)
     assert list(archive.parent.iterdir()) == []

@@ -102,7 +102,9 @@ def request_https(web_address: str) -> Client:
     opener = urllib.request.build_opener(NoRedirect, urllib.request.HTTPSHandler(context=context))
 
     def send(method: str, path: str, headers: dict[str, str] | None = None, scheme: str = "https") -> Answer:
-        request = urllib.request.Request(f"{scheme}://{web_address}{path}", method=method, headers=headers or {})
+        request = urllib.request.Request(
+            f"{scheme}://{web_address}{path}", method=method, headers=headers or {}
+        )
         try:
             with opener.open(request, timeout=40) as response:
                 return Answer(response.status, response.headers, response.read())

@@ -46,7 +46,13 @@ def test_exactly_the_expected_ports_are_reachable(node: Host) -> None:
     found = set()
     for line in lines:
         listener, port = line.split()[3].rsplit(":", 1)
-        if listener.split("%")[0] not in ("127.0.0.1", "[::1]", "127.0.0.53", "127.0.0.54", "[::ffff:127.0.0.1]"):
+        if listener.split("%")[0] not in (
+            "127.0.0.1",
+            "[::1]",
+            "127.0.0.53",
+            "127.0.0.54",
+            "[::ffff:127.0.0.1]",
+        ):
             found.add(port)
     group = "db" if node.check_output("hostname").startswith("db") else "web"
     assert found == REACHABLE[group]

@@ -8,7 +8,6 @@ import urllib.request
 import uuid
 
 import pytest
-
 from conftest import Client
 
 GROUP = "web"
@@ -53,5 +52,7 @@ def test_malformed_correlation_id_is_refused(request_https: Client) -> None:
 def test_client_without_the_ca_refuses(web_address: str) -> None:
     # The system's own authorities do not know the private CA.
     with pytest.raises(urllib.error.URLError) as refused:
-        urllib.request.urlopen(f"https://{web_address}/health", context=ssl.create_default_context(), timeout=10)
+        urllib.request.urlopen(
+            f"https://{web_address}/health", context=ssl.create_default_context(), timeout=10
+        )
     assert isinstance(refused.value.reason, ssl.SSLCertVerificationError)

@@ -1,4 +1,4 @@
-"""The application's three processes as units: roles timestamp_command, timestamp_query, timestamp_consumer."""
+"""The application's processes as units: timestamp_command, timestamp_query and timestamp_consumer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def test_unit_is_active_and_has_not_restarted(node: Host, unit: str) -> None:
     assert node.check_output(f"systemctl show {unit}.service --property=NRestarts --value") == "0"
 
 
-@pytest.mark.parametrize(("unit", "port"), UNITS.items())
-def test_port_is_on_loopback_alone(node: Host, unit: str, port: int) -> None:
-    listeners = node.check_output(f"ss --no-header --listening --numeric --tcp 'sport = :{port}'").splitlines()
+@pytest.mark.parametrize("port", UNITS.values(), ids=UNITS)
+def test_port_is_on_loopback_alone(node: Host, port: int) -> None:
+    listeners = node.check_output(
+        f"ss --no-header --listening --numeric --tcp 'sport = :{port}'"
+    ).splitlines()
     assert [line.split()[3] for line in listeners] == [f"127.0.0.1:{port}"]
 
 
-@pytest.mark.parametrize(("unit", "port"), UNITS.items())
-def test_process_is_healthy_and_ready(node: Host, unit: str, port: int) -> None:
+@pytest.mark.parametrize("port", UNITS.values(), ids=UNITS)
+def test_process_is_healthy_and_ready(node: Host, port: int) -> None:
     assert json.loads(node.check_output(f"curl -sSf http://127.0.0.1:{port}/health")) == {"status": "UP"}
     assert node.run(f"curl -sSf http://127.0.0.1:{port}/ready").rc == 0
 
@@ -40,7 +42,9 @@ def test_exposure_is_under_the_ceiling(node: Host, unit: str) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_log_is_json_lines(node: Host, unit: str) -> None:
-    lines = node.check_output(f"journalctl --unit={unit}.service _EXE=/usr/bin/python3.11 --output=cat --lines=50").splitlines()
+    lines = node.check_output(
+        f"journalctl --unit={unit}.service _EXE=/usr/bin/python3.11 --output=cat --lines=50"
+    ).splitlines()
     assert lines
     for line in lines:
         assert {"time", "level", "service", "event"} <= set(json.loads(line)), line

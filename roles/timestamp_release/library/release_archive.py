@@ -108,7 +108,7 @@ def application_version(source: Path) -> str:
     text = (source / "timestamp_service" / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__\s*=\s*"([^"]+)"', text, re.MULTILINE)
     if not found:
-        raise BuildError(f"{source}/timestamp_service/__init__.py has no line __version__ = \"...\"")
+        raise BuildError(f'{source}/timestamp_service/__init__.py has no line __version__ = "..."')
     return found[1]
 
 
@@ -130,13 +130,23 @@ def build(parameters: dict[str, Any], archive: Path) -> None:
         for name in ("requirements", "installer"):
             run(
                 f"Downloading the wheels of {parameters[name]}",
-                [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--no-deps",
+                ]
                 + ["--only-binary=:all:", "--require-hashes", f"--dest={wheels}", *target]
                 + [f"--requirement={parameters[name]}"],
             )
         # setuptools writes beside the source: it gets a copy.
         source = folder / "source"
-        shutil.copytree(parameters["source"], source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+        shutil.copytree(
+            parameters["source"], source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+        )
         run(
             "Building the wheel of the application",
             [sys.executable, "-m", "build", "--wheel", "--no-isolation", f"--outdir={wheels}", str(source)],
