@@ -1,0 +1,67 @@
+import time
+import uuid
+
+import pytest
+
+from timestamp_service import identifiers
+
+
+def test_new_ids_are_version_7_of_now() -> None:
+    before = time.time_ns() // 1_000_000
+    made = uuid.UUID(identifiers.new())
+    after = time.time_ns() // 1_000_000
+
+    assert made.version == 7
+    assert before <= made.int >> 80 <= after
+
+
+def test_new_ids_differ() -> None:
+    assert len({identifiers.new() for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize(
+    "text", ["01890a5d-ac96-774b-bcce-b302099a8057", "01890A5D-AC96-774B-BCCE-B302099A8057"]
+)
+def test_normalise(text: str) -> None:
+    assert identifiers.normalise(text) == "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "01890a5dac96774bbcceb302099a8057",
+        "{01890a5d-ac96-774b-bcce-b302099a8057}",
+        "urn:uuid:01890a5d-ac96-774b-bcce-b302099a8057",
+        "01890a5d-ac96-774b-bcce-b302099a8057\n",
+        "01890a5d-ac96-774b-bcce-b302099a805g",
+        "\u06601890a5d-ac96-774b-bcce-b302099a8057",
+    ],
+)
+def test_no_uuid(text: str) -> None:
+    with pytest.raises(identifiers.IdentifierError):
+        identifiers.normalise(text)
+
+
+def _version_7(seconds_ago: float) -> str:
+    milliseconds = int((time.time() - seconds_ago) * 1000)
+    return str(uuid.UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62))
+
+
+@pytest.mark.parametrize(
+    ("identifier", "fresh"),
+    [
+        (_version_7(0), True),
+        (_version_7(50), True),
+        # The clock of another node may be ahead.
+        (_version_7(-50), True),
+        (_version_7(1000), False),
+        (_version_7(-1000), False),
+        (str(uuid.uuid5(uuid.NAMESPACE_URL, "x")), True),
+        (str(uuid.uuid4()), False),
+        ("00000000-0000-0000-0000-000000000000", False),
+    ],
+)
+def test_may_be_fresh(identifier: str, fresh: bool) -> None:
+    assert identifiers.may_be_fresh(identifier, within_seconds=100) is fresh

@@ -1,0 +1,95 @@
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from timestamp_service import instants, logs
+from timestamp_service.logs import Log
+
+
+class Lines:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def read(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in b"".join(self.writes).splitlines()]
+
+
+def test_a_line() -> None:
+    lines = Lines()
+    Log("timestamp-command", logging.INFO, lines.writes.append).info(
+        "request", correlationId="c", command_id=None, path='/"\n\u2028\ud800', status=200
+    )
+
+    assert len(lines.writes) == 1
+    assert lines.writes[0].endswith(b"}\n")
+    line = lines.read()[0]
+    assert instants.normalise(line.pop("time"))
+    assert line == {
+        "level": "INFO",
+        "service": "timestamp-command",
+        "event": "request",
+        "correlationId": "c",
+        "path": '/"\n\u2028\ud800',
+        "status": 200,
+    }
+
+
+def test_a_line_without_fields() -> None:
+    lines = Lines()
+    Log("s", logging.INFO, lines.writes.append).warning("ready")
+    assert lines.read()[0]["event"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        (logging.DEBUG, ["debug", "info", "warning", "error"]),
+        (logging.INFO, ["info", "warning", "error"]),
+        (logging.ERROR, ["error"]),
+    ],
+)
+def test_levels(level: int, written: list[str]) -> None:
+    lines = Lines()
+    log = Log("s", level, lines.writes.append)
+    log.debug("debug")
+    log.info("info")
+    log.warning("warning")
+    log.error("error")
+    assert [line["event"] for line in lines.read()] == written
+    assert [line["level"] for line in lines.read()] == [event.upper() for event in written]
+
+
+def test_many_lines_come_in_whole_writes() -> None:
+    lines = Lines()
+    Log("s", logging.INFO, lines.writes.append).each(
+        "recorded", [f'"command_id":"{n:036d}"' for n in range(1000)]
+    )
+
+    assert [line["command_id"] for line in lines.read()] == [f"{n:036d}" for n in range(1000)]
+    assert 1 < len(lines.writes) < 20
+    assert all(len(write) <= 16_384 and write.endswith(b"\n") for write in lines.writes)
+
+
+def test_many_lines_obey_the_level() -> None:
+    lines = Lines()
+    Log("s", logging.WARNING, lines.writes.append).each("recorded", ['"command_id":"x"'])
+    assert not lines.writes
+
+
+def test_lines_of_libraries_get_our_form() -> None:
+    lines = Lines()
+    logger = logging.getLogger("test_logs")
+    logger.propagate = False
+    logger.handlers = [logs.LibraryHandler(Log("s", logging.INFO, lines.writes.append))]
+    try:
+        raise ValueError("what went wrong")
+    except ValueError:
+        logger.exception("it failed: %s", 7)
+
+    line = lines.read()[0]
+    assert (line["level"], line["event"], line["message"]) == ("ERROR", "test_logs", "it failed: 7")
+    assert "ValueError: what went wrong" in line["exception"]

@@ -1,0 +1,23 @@
+import pytest
+
+from timestamp_service import routes
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/api/v1/timestamp/2009-09-28T19:03:12Z", ("GET", "HEAD", "POST", "OPTIONS")),
+        ("/api/v1/timestamp/x", ("GET", "HEAD", "POST", "OPTIONS")),
+        ("/api/v1/timestamp", ("POST", "OPTIONS")),
+        ("/api/v1/timestamp/", ("POST", "OPTIONS")),
+        ("/app", ("POST", "OPTIONS")),
+        ("/health", ("GET", "HEAD", "OPTIONS")),
+        ("/ready", ("GET", "HEAD", "OPTIONS")),
+        ("/api/v1/timestamp/x/y", ()),
+        ("/api/v1/timestampx", ()),
+        ("/", ()),
+        ("/health\n", ()),
+    ],
+)
+def test_allowed(path: str, methods: tuple[str, ...]) -> None:
+    assert routes.allowed(path) == methods

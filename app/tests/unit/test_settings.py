@@ -1,0 +1,119 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from timestamp_service import settings
+from timestamp_service.settings import SettingError
+
+COMMAND = {"SERVER_PORT": "7080", "KAFKA_BROKER": "10.0.0.1:9092", "KAFKA_PUBLISH_TOPIC": "topic.v1"}
+QUERY = {
+    "SERVER_PORT": "7082",
+    "DB_URL": "postgresql://10.0.0.1:5432/timestamps?sslmode=verify-full",
+    "DB_USERNAME": "timestamp_query",
+    "DB_PASSWORD": "secret-of-the-database",
+}
+CONSUMER = {
+    **QUERY,
+    "KAFKA_BROKER": "10.0.0.1:9092,10.0.0.2:9092",
+    "KAFKA_CONSUMER_TOPIC": "topic.v1",
+    "KAFKA_GROUP_ID": "group",
+}
+SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USERNAME": "me", "KAFKA_PASSWORD": "secret-of-kafka"}
+
+
+def test_command() -> None:
+    read = settings.read_command({**COMMAND, **SASL, "LOG_LEVEL": "WARNING", "WORKERS": "2"})
+
+    assert (read.server.port, read.server.workers, read.server.log_level) == (7080, 2, 30)
+    assert read.topic == "topic.v1"
+    assert read.acknowledge_seconds == 5
+    client = read.kafka.client()
+    assert client["bootstrap.servers"] == "10.0.0.1:9092"
+    assert client["sasl.mechanism"] == "SCRAM-SHA-512"
+    assert (client["sasl.username"], client["sasl.password"]) == ("me", "secret-of-kafka")
+
+
+def test_consumer() -> None:
+    read = settings.read_consumer(CONSUMER)
+
+    assert read.dead_letter_topic == "topic.v1.dead-letter"
+    assert read.group_id == "group"
+    assert read.group_instance_id is None
+    assert read.database.password == "secret-of-the-database"
+    assert "sasl.mechanism" not in read.kafka.client()
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(settings.read_consumer({**CONSUMER, **SASL}))
+    assert "secret" not in shown
+
+
+def test_secrets_from_files(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("from-a-file\n")
+    environment = {name: value for name, value in QUERY.items() if name != "DB_PASSWORD"}
+
+    read = settings.read_query({**environment, "DB_PASSWORD_FILE": str(file)})
+
+    assert read.database.password == "from-a-file"
+
+
+Read = Callable[[settings.Environment], object]
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "name"),
+    [
+        *((settings.read_command, COMMAND, name) for name in COMMAND),
+        *((settings.read_consumer, CONSUMER, name) for name in CONSUMER if name != "DB_PASSWORD"),
+        *((settings.read_query, QUERY, name) for name in QUERY if name != "DB_PASSWORD"),
+        *(
+            (settings.read_command, {**COMMAND, **SASL}, name)
+            for name in ("KAFKA_USERNAME", "KAFKA_PASSWORD")
+        ),
+    ],
+)
+def test_a_missing_setting_is_named(read: Read, good: dict[str, str], name: str) -> None:
+    read(good)
+    for missing in ({key: value for key, value in good.items() if key != name}, {**good, name: ""}):
+        with pytest.raises(SettingError, match=rf"^{name} is missing") as caught:
+            read(missing)
+        assert caught.value.name == name
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "name", "value"),
+    [
+        (settings.read_command, COMMAND, "SERVER_PORT", "0"),
+        (settings.read_command, COMMAND, "SERVER_PORT", "65536"),
+        (settings.read_command, COMMAND, "SERVER_PORT", "http"),
+        (settings.read_command, COMMAND, "LOG_LEVEL", "loud"),
+        (settings.read_command, COMMAND, "WORKERS", "-1"),
+        (settings.read_command, COMMAND, "KAFKA_BROKER", "10.0.0.1"),
+        (settings.read_command, COMMAND, "KAFKA_BROKER", "10.0.0.1:9092,"),
+        (settings.read_command, COMMAND, "KAFKA_BROKER", "10.0.0.1:x"),
+        (settings.read_command, COMMAND, "KAFKA_PUBLISH_TOPIC", "a topic"),
+        (settings.read_command, COMMAND, "KAFKA_SECURITY_PROTOCOL", "TLS"),
+        (settings.read_command, COMMAND, "KAFKA_CA_FILE", "/nowhere/ca.crt"),
+        (settings.read_command, COMMAND, "KAFKA_ACKNOWLEDGE_SECONDS", "soon"),
+        (settings.read_command, {**COMMAND, **SASL}, "KAFKA_PASSWORD_FILE", "/nowhere/password"),
+        (settings.read_query, QUERY, "DB_URL", "10.0.0.1"),
+        (settings.read_query, QUERY, "DB_URL", "host=10.0.0.1"),
+        (settings.read_query, QUERY, "DB_URL", "postgresql://10.0.0.1/timestamps?nonsense=1"),
+        (settings.read_query, QUERY, "DB_CONNECTIONS", "0"),
+    ],
+)
+def test_a_bad_setting_is_named(read: Read, good: dict[str, str], name: str, value: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        read({**good, name: value})
+    # Which of two that contradict each other is named does not matter.
+    assert caught.value.name.removesuffix("_FILE") == name.removesuffix("_FILE")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_secret_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("\n")
+    with pytest.raises(SettingError, match="DB_PASSWORD_FILE names an empty file"):
+        settings.read_query({**QUERY, "DB_PASSWORD": "", "DB_PASSWORD_FILE": str(file)})
