@@ -35,11 +35,13 @@ APART = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"),
 )
-# Each machine makes its own identity; apt lists that look old make the first update really happen.
+# Each machine makes its own identity; apt lists that look old make the first update really happen; and Java's
+# package fails where the folders for manuals are missing, which the exclusion above keeps from being made.
 STRIP = (
     'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf && '
     ': > "$1"/etc/machine-id && systemctl --root="$1" --quiet enable systemd-networkd && '
-    'touch -d @0 "$1"/var/lib/apt/lists'
+    'touch -d @0 "$1"/var/lib/apt/lists && '
+    'for section in 1 5 7 8; do mkdir -p "$1"/usr/share/man/man$section; done'
 )
 
 
