@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import ssl
-import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -23,41 +24,28 @@ import testinfra
 from testinfra.host import Host
 
 PROJECT = Path(__file__).resolve().parents[2]
-INVENTORY = Path(os.environ.get("TIMESTAMP_INVENTORY", PROJECT / "inventories/local"))
-SECRETS = INVENTORY / "secrets"
+sys.path.insert(0, str(PROJECT / "scripts"))
+
+from inventory import Service, read_service  # noqa: E402 (found only now)
 
 
 @cache
-def inventory() -> dict[str, Any]:
-    """Read the inventory as Ansible reads it."""
-    command = ["ansible-inventory", "--inventory", str(INVENTORY), "--list"]
-    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, check=True)
-    return dict(json.loads(done.stdout))
-
-
-def members(group: str) -> list[str]:
-    """Name the hosts of a group and of its children, each once."""
-    entry = inventory().get(group, {})
-    names = list(entry.get("hosts", []))
-    for child in entry.get("children", []):
-        names += members(child)
-    return list(dict.fromkeys(names))
-
-
-def address(name: str) -> str:
-    """Give a node's IPv4 address."""
-    return str(inventory()["_meta"]["hostvars"][name]["node_address"])
+def service() -> Service:
+    """Read the inventory, as Ansible resolves it."""
+    return read_service(os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/local")))
 
 
 def connect(name: str) -> Host:
     """Open a node by ssh, as Ansible does."""
-    return testinfra.get_host(f"ssh://{name}", ssh_config=str(SECRETS / "ssh/config"), sudo=True)
+    command = next(node.ssh for node in service().nodes if node.name == name)
+    return testinfra.get_host(f"ssh://{command[-1]}", ssh_extra_args=shlex.join(command[1:-1]), sudo=True)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes `node` once for each host of its module's GROUP."""
     if "node" in metafunc.fixturenames:
-        metafunc.parametrize("node", members(metafunc.module.GROUP), indirect=True, scope="module")
+        names = [node.name for node in service().nodes if metafunc.module.GROUP in node.groups]
+        metafunc.parametrize("node", names, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +80,13 @@ Client = Callable[..., Answer]
 @pytest.fixture(scope="session")
 def web_address() -> str:
     """Give the address of the first web node."""
-    return address(members("web")[0])
+    return service().url.removeprefix("https://")
 
 
 @pytest.fixture(scope="session")
 def request_https(web_address: str) -> Client:
     """Give a client of nginx on the first web node that trusts the inventory's CA alone."""
-    context = ssl.create_default_context(cafile=str(SECRETS / "certificates/ca.crt"))
+    context = ssl.create_default_context(cafile=str(service().certificate_authority))
     opener = urllib.request.build_opener(NoRedirect, urllib.request.HTTPSHandler(context=context))
 
     def send(method: str, path: str, headers: dict[str, str] | None = None, scheme: str = "https") -> Answer:

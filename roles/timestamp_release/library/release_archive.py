@@ -131,16 +131,10 @@ def build(parameters: dict[str, Any], archive: Path) -> None:
             run(
                 f"Downloading the wheels of {parameters[name]}",
                 [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    "--no-deps",
-                ]
-                + ["--only-binary=:all:", "--require-hashes", f"--dest={wheels}", *target]
-                + [f"--requirement={parameters[name]}"],
+                    *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+                    *("--no-deps", "--only-binary=:all:", "--require-hashes", f"--dest={wheels}", *target),
+                    f"--requirement={parameters[name]}",
+                ],
             )
         # setuptools writes beside the source: it gets a copy.
         source = folder / "source"
