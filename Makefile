@@ -16,7 +16,7 @@ COMMAND ?=
 # Ansible ignores an ansible.cfg beside it where others may write to the folder.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(VENV)/bin:$(PATH)
-export PYTHON VENV FORCE V
+export PYTHON VENV FORCE V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
 
@@ -31,10 +31,10 @@ status: | $(VENV)/made-of ## A line a unit of every node, and one for the whole 
 	@$(RUN) scripts/status.py --inventory $(INVENTORY)
 
 logs: | $(VENV)/made-of ## Journals of our units: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1
-	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node '$(NODE)' --unit '$(UNIT)' --lines $(LINES) $(if $(FOLLOW),--follow) logs
+	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node "$$NODE" --unit "$$UNIT" --lines $(LINES) $(if $(FOLLOW),--follow) logs
 
 ssh: | $(VENV)/made-of ## A root shell on a node: NODE=web (COMMAND='…' runs that instead)
-	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node '$(NODE)' --command '$(COMMAND)' ssh
+	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node "$$NODE" --command "$$COMMAND" ssh
 
 url: | $(VENV)/made-of ## The base URL (make -s url)
 	@$(RUN) scripts/inventory.py --inventory $(INVENTORY) url
