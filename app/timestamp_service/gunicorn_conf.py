@@ -22,8 +22,9 @@ loglevel = logging.getLevelName(_server.log_level).lower()
 # The application starts neither thread nor connection before its lifespan begins in the worker.
 preload_app = True
 
-# Half of it, 10 s, is how often a worker tells of progress: well within the units' watchdog.
-timeout = 20
+# Half of it is how often a worker tells of progress: three times in the time that the watchdog waits.
+_watchdog_seconds = notify.from_environment(os.environ).watchdog_seconds or 30
+timeout = max(2, int(min(_watchdog_seconds, 30) * 2 / 3))
 graceful_timeout = 30
 
 # Longer than nginx keeps its connections: the side that sends requests shall close them.

@@ -125,7 +125,8 @@ class Tracing:
             response.set_header(correlation.TRACE_HEADER, found.traceparent)
         if request.method == "OPTIONS" or response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             response.set_header("Allow", ", ".join(routes.allowed(request.path)))
-        write = self._log.debug if request.path in _QUIET else self._log.info
+        quiet = request.path in _QUIET and request.method in routes.READ
+        write = self._log.debug if quiet else self._log.info
         write(
             "request",
             correlationId=found.identifier,

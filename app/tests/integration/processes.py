@@ -1,0 +1,82 @@
+"""Processes of a test: each is started on free ports, and ended by its id."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(what: str, holds: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until `holds` returns something true; fail after `seconds`, saying `what` was waited for."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+class Process:
+    """A process that writes to a file. It leads a group, so that what it starts ends with it."""
+
+    def __init__(self, name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+        self.pid = self._process.pid
+
+    def running(self) -> bool:
+        """Tell whether it has not ended."""
+        return self._process.poll() is None
+
+    def check_running(self) -> None:
+        """Fail, with the end of what it wrote, when it has ended."""
+        assert self.running(), f"{self.name} has ended with {self._process.returncode}:\n{self.tail()}"
+
+    def tail(self) -> str:
+        """Return the end of what it wrote."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to it alone."""
+        os.kill(self.pid, number)
+
+    def send_all(self, number: signal.Signals) -> None:
+        """Send a signal to it and what it started."""
+        os.killpg(self.pid, number)
+
+    def wait(self, seconds: float = 30) -> int:
+        """Wait for its end and return its exit code."""
+        return self._process.wait(seconds)
+
+    def terminate(self, seconds: float = 30) -> int:
+        """End it by SIGTERM and return its exit code."""
+        if self.running():
+            self.send(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def end(self) -> None:
+        """End it at once, and what it started, whatever state they are in."""
+        try:
+            self.send_all(signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        finally:
+            self._process.wait()

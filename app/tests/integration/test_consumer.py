@@ -1,0 +1,221 @@
+import json
+import signal
+import uuid
+
+import pytest
+
+from tests.integration.processes import until
+from tests.integration.service import Service, World
+
+pytestmark = pytest.mark.integration
+
+Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+def command(number: int, timestamp: str = "2009-09-28T19:03:12Z") -> Message:
+    """Return a good message with an id that is made of `number`."""
+    identifier = str(uuid.UUID(int=number))
+    value = {"command_id": identifier, "event_timestamp": timestamp}
+    return identifier.encode(), json.dumps(value).encode(), []
+
+
+def start(world: World, **settings: str) -> Service:
+    """Start a consumer and wait until it is ready."""
+    consumer = world.start_consumer(**settings)
+    consumer.wait_until_ready()
+    return consumer
+
+
+def test_the_first_message_of_an_id_counts(world: World) -> None:
+    years = range(2001, 2011)
+    world.produce([command(7, f"{year}-01-01T00:00:00Z") for year in years])
+    start(world)
+    until("the row is there", lambda: world.row_count() == 1)
+    # In later batches too.
+    world.produce([command(7, "2020-01-01T00:00:00Z"), command(8, "2020-01-01T00:00:00Z")])
+    until("the second row is there", lambda: world.row_count() == 2)
+    rows = world.rows()
+    assert rows[str(uuid.UUID(int=7))][0] == "2001-01-01 00:00:00+00"
+
+
+def test_rows_hold_what_was_sent_and_when_it_was_appended(world: World) -> None:
+    world.produce([command(1, "2009-09-28T19:03:12.123456789Z"), command(2, "0001-01-01T00:00:00Z")])
+    start(world)
+    until("the rows are there", lambda: world.row_count() == 2)
+
+    rows = world.rows()
+
+    assert rows[str(uuid.UUID(int=1))][:2] == ("2009-09-28 19:03:12.123456+00", 789)
+    assert rows[str(uuid.UUID(int=2))][:2] == ("0001-01-01 00:00:00+00", 0)
+    appended = {message.key().decode(): message.timestamp()[1] for message in world.read_topic(world.topic)}
+    in_milliseconds = world.postgres.run(
+        world.database,
+        "SELECT id::text, (extract(epoch FROM created_at) * 1000)::bigint FROM timestamp_records",
+    )
+    assert dict(in_milliseconds) == appended
+
+
+BAD: list[tuple[Message, str]] = [
+    (
+        (b"k1", b"not json", [("correlationId", b"01890a5d-ac96-774b-bcce-b302099a8057"), ("x", b"\xff")]),
+        "JSON",
+    ),
+    ((None, None, []), "no value"),
+    ((b"\xff\xfe", b"\xff", []), "UTF-8"),
+    ((b"k4", b'{"event_timestamp": "2009-09-28T19:03:12Z"}', []), "command_id is missing"),
+    (command(1, "2009-09-31T00:00:00Z"), "no day 2009-09-31"),
+    (command(2, "yesterday"), "not an RFC 3339"),
+    ((b"k7", b"[" * 500_000, []), "JSON"),
+    ((b"k8", b"x" * 1_000_000, [("h", b"y" * 40_000)]), "JSON"),
+]
+
+
+def test_bad_messages_become_dead_letters_and_block_nothing(world: World) -> None:
+    good = [command(number) for number in range(100, 150)]
+    world.produce([*good[:25], *(message for message, _ in BAD), *good[25:]])
+    consumer = start(world)
+    until("the rows are there", lambda: world.row_count() == len(good))
+    until("the dead letters are there", lambda: len(world.read_topic(world.dead_letter_topic)) == len(BAD))
+
+    assert set(world.rows()) == {key.decode() for key, _, _ in good if key}
+    letters = world.read_topic(world.dead_letter_topic)
+    sources = {}
+    for message in world.read_topic(world.topic):
+        sources[message.partition(), message.offset()] = message
+    told = {}
+    for letter in letters:
+        headers = letter.headers()
+        own, added = headers[:-3], dict(headers[-3:])
+        place = int(added["source.partition"]), int(added["source.offset"])
+        source = sources[place]
+        assert (letter.key(), letter.value(), own) == (source.key(), source.value(), source.headers() or [])
+        told[letter.key()] = added["error"].decode()
+    for (key, _, _), reason in BAD:
+        assert reason in told[key]
+    lines = consumer.events("dead_letter")
+    assert len(lines) == len(BAD)
+    assert "01890a5d-ac96-774b-bcce-b302099a8057" in [line.get("correlationId") for line in lines]
+
+
+def test_offsets_are_committed_once_rows_are_written(world: World) -> None:
+    world.produce([command(number) for number in range(500)] + [message for message, _ in BAD])
+    consumer = start(world)
+    until("all offsets are committed", lambda: sum(world.committed().values()) == 500 + len(BAD))
+    assert world.row_count() == 500
+    assert consumer.process.terminate() == 0
+
+
+def test_sigterm_commits_what_is_written(world: World) -> None:
+    consumer = start(world)
+    world.produce([command(number) for number in range(500)])
+    until("the rows are there", lambda: world.row_count() == 500)
+    # At once: what is committed twice a second is not yet.
+    assert consumer.process.terminate() == 0
+    assert sum(world.committed().values()) == 500
+    assert consumer.events("stopped")
+    assert any(state.startswith("STOPPING=1") for state in consumer.notifications())
+
+
+def test_nothing_is_lost_or_doubled_when_it_is_killed(world: World) -> None:
+    total = 30_000
+    world.produce([command(number) for number in range(total)])
+    for rounds in range(1, 4):
+        # Small batches: there is something to interrupt.
+        consumer = world.start_consumer(CONSUMER_BATCH_MAX="500", KAFKA_GROUP_INSTANCE_ID="one")
+        consumer.wait_until_serving()
+        until(
+            "some rows are written",
+            lambda: _count(world) >= min(total, total * rounds // 5),  # noqa: B023 (called at once)
+            60,
+        )
+        consumer.process.send(signal.SIGKILL)
+        consumer.process.wait()
+    start(world, KAFKA_GROUP_INSTANCE_ID="one")
+    until("all rows are written", lambda: world.row_count() == total, 60)
+    until("all offsets are committed", lambda: sum(world.committed().values()) == total)
+
+
+def _count(world: World) -> int:
+    return world.row_count() if _has_table(world) else 0
+
+
+def _has_table(world: World) -> bool:
+    found: bool = world.postgres.run(world.database, "SELECT to_regclass('timestamp_records') IS NOT NULL")[
+        0
+    ][0]
+    return found
+
+
+def test_a_new_group_gives_back_the_same_rows(world: World) -> None:
+    messages = [
+        command(number % 700, f"20{number % 90 + 10}-01-01T00:00:00.{number}Z") for number in range(2000)
+    ]
+    world.produce(messages)
+    first = start(world)
+    until("all rows are written", lambda: sum(world.committed().values()) == 2000)
+    rows = world.rows()
+    assert len(rows) == 700
+    assert first.process.terminate() == 0
+    world.postgres.run(world.database, "DROP TABLE timestamp_records")
+
+    world.group += "-rebuild"
+    start(world)
+    until("all rows are written again", lambda: sum(world.committed().values()) == 2000)
+
+    assert world.rows() == rows
+
+
+def test_reading_the_log_again_changes_nothing(world: World) -> None:
+    world.produce([command(number) for number in range(3000)])
+    first = start(world)
+    until("all rows are written", lambda: sum(world.committed().values()) == 3000)
+    rows = world.rows()
+    assert first.process.terminate() == 0
+
+    world.group += "-again"
+    again = start(world)
+    until("all is read again", lambda: sum(world.committed().values()) == 3000)
+
+    assert world.rows() == rows
+    batches = again.events("batch")
+    assert sum(batch["duplicates"] for batch in batches) == 3000
+    assert sum(batch["written"] for batch in batches) == 0
+
+
+def test_several_share_the_work(world: World) -> None:
+    consumers = [world.start_consumer() for _ in range(3)]
+    for consumer in consumers:
+        consumer.wait_until_ready()
+    until("the rows are there", lambda: _has_table(world))
+    assert sum(len(consumer.events("table_made")) for consumer in consumers) >= 1
+    world.produce([command(number) for number in range(3000)])
+    until("all rows are written", lambda: world.row_count() == 3000)
+    assert sum(bool(consumer.events("recorded")) for consumer in consumers) >= 2
+    # One goes: the others take over what it had.
+    assert consumers[0].process.terminate() == 0
+    world.produce([command(number) for number in range(3000, 4000)])
+    until("all rows are written", lambda: world.row_count() == 4000)
+
+
+def test_rights_are_the_least(world: World) -> None:
+    start(world)
+    rights = world.postgres.run(
+        world.database,
+        """
+        SELECT grantee, privilege_type FROM information_schema.role_table_grants
+        WHERE table_name = 'timestamp_records' AND grantee NOT IN ('timestamp_owner')
+        UNION SELECT grantee, privilege_type || '(' || column_name || ')'
+        FROM information_schema.column_privileges
+        WHERE table_name = 'timestamp_records' AND grantee = 'timestamp_consumer'
+        AND privilege_type <> 'INSERT'
+        """,
+    )
+    assert sorted(rights) == [
+        ("timestamp_consumer", "INSERT"),
+        ("timestamp_consumer", "SELECT(id)"),
+        ("timestamp_query", "SELECT"),
+    ]
+    owner = world.postgres.run(
+        world.database, "SELECT tableowner FROM pg_tables WHERE tablename = 'timestamp_records'"
+    )
+    assert owner == [("timestamp_owner",)]
