@@ -35,12 +35,11 @@ APART = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"),
 )
-# Each machine makes its own identity; apt lists that look old make the first update really happen; and Java's
-# package fails where the folders for manuals are missing, which the exclusion above keeps from being made.
+# Each machine makes its own identity, and Java's package fails where the folders for manuals are missing, which
+# the exclusion above keeps from being made.
 STRIP = (
     'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf && '
     ': > "$1"/etc/machine-id && systemctl --root="$1" --quiet enable systemd-networkd && '
-    'touch -d @0 "$1"/var/lib/apt/lists && '
     'for section in 1 5 7 8; do mkdir -p "$1"/usr/share/man/man$section; done'
 )
 
@@ -144,6 +143,8 @@ def unpack(archive: Path, state_folder: Path) -> Path:
     partial.mkdir()
     run(["tar", "--extract", "--zstd", "--numeric-owner", "--xattrs", "--xattrs-include=*",
          f"--file={archive}", f"--directory={partial}"])  # fmt: skip
+    # mmdebstrap emptied the lists of packages last of all; by their age they would pass for fresh.
+    os.utime(partial / "var/lib/apt/lists", (0, 0))
     partial.rename(folder)
     return folder
 
