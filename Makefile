@@ -21,7 +21,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 RUN := $(VENV)/bin/python -B
 
 .PHONY: help setup up stop down status logs ssh url ca
-.PHONY: test test-fast lint unit integration molecule requirements bench-provision
+.PHONY: test test-fast lint unit integration molecule docs requirements bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -78,6 +78,9 @@ integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes
 
 molecule: setup ## The whole stack on two fresh nodes of its own
 	molecule test
+
+docs: setup ## Make the README of every role and docs/variables.md from the argument specifications
+	$(RUN) scripts/role_docs.py
 
 requirements: setup ## Pin the newest versions that requirements/*.in allow
 	cd requirements && for name in nodes installer controller; do \
