@@ -35,8 +35,8 @@ APART = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"),
 )
-# Each machine makes its own identity, and Java's package fails where the folders for manuals are missing, which
-# the exclusion above keeps from being made.
+# Each machine makes its own identity, and Java's package fails where the folders for manuals are missing,
+# which the exclusion above keeps from being made.
 STRIP = (
     'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf && '
     ': > "$1"/etc/machine-id && systemctl --root="$1" --quiet enable systemd-networkd && '
