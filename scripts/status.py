@@ -74,7 +74,7 @@ def line(node: Host, unit: Unit) -> str:
     words = [f"{node.short_name:<8} {unit.name:<28} {state:<10} since {unit.since or 'never'}"]
     if unit.restarts is not None:
         words.append(f"{unit.restarts} restarts")
-    if unit.memory is not None:
+    if unit.memory is not None and unit.name.endswith(".service"):
         words.append(f"{unit.memory / MEBIBYTE:.0f} MiB")
     return "  ".join(words)
 

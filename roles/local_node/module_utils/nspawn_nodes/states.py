@@ -35,7 +35,7 @@ def started(spec: Spec, report: Report) -> None:
     problems = faults(spec)
     if problems:
         raise NodeError(" ".join(problems))
-    with lock(spec.lock_file, patience=120):
+    with _locked(spec, report):
         _check_owner(spec)
         down = [node for node in spec.nodes if not machines.is_running(spec, node)]
         new = [node for node in down if not (node.folder / "image").exists()]
@@ -71,7 +71,7 @@ def stopped(spec: Spec, report: Report) -> None:
     """Power the machines off in order and remove the network; their data stays."""
     if not spec.state_folder.exists() and not network.exists(spec):
         return
-    with lock(spec.lock_file, patience=120):
+    with _locked(spec, report):
         _check_owner(spec)
         _end(spec, report, orderly=True)
 
@@ -80,13 +80,17 @@ def absent(spec: Spec, report: Report) -> None:
     """Erase the machines with their data, and all that was made for them on this computer but the cache."""
     if not spec.state_folder.exists() and not network.exists(spec):
         return
-    with lock(spec.lock_file, patience=120):
+    with _locked(spec, report):
         if not spec.force:
             _check_owner(spec, gone_is_fine=True)
         if _is_foreign(spec.state_folder):
             raise NodeError(f"{spec.state_folder} was not made by this role: it is left alone.")
         _end(spec, report, orderly=False)
         if spec.state_folder.exists() and report.do(f"Erase {spec.state_folder}"):
+            # What says that the folder is ours goes last: a removal that is interrupted can be repeated.
+            for inside in spec.state_folder.iterdir():
+                if inside.is_dir():
+                    erase(inside)
             erase(spec.state_folder)
         if not report.check:
             spec.lock_file.unlink(missing_ok=True)
@@ -94,9 +98,16 @@ def absent(spec: Spec, report: Report) -> None:
                 spec.state_folder.parent.rmdir()
 
 
+def _locked(spec: Spec, report: Report) -> contextlib.AbstractContextManager[None]:
+    """Keep two runs from working on the same machines; check mode leaves not even a lock behind."""
+    return contextlib.nullcontext() if report.check else lock(spec.lock_file, patience=120)
+
+
 def _is_foreign(state_folder: Path) -> bool:
     """Say whether a folder holds something, but not what this role writes first."""
-    return state_folder.exists() and any(state_folder.iterdir()) and not (state_folder / "owner").exists()
+    if not state_folder.exists() or (state_folder / "owner").exists():
+        return False
+    return any(not path.name.startswith(".") for path in state_folder.iterdir())
 
 
 def _check_owner(spec: Spec, gone_is_fine: bool = False) -> None:
@@ -217,7 +228,8 @@ def _end(spec: Spec, report: Report, orderly: bool) -> None:
     running = [node for node in nodes if machines.is_running(spec, node)]
     for node in running:
         report.do(f"{'Power off' if orderly else 'Kill'} the machine {node.machine}")
-    if network.exists(spec):
+    wired = network.exists(spec)
+    if wired:
         report.do(f"Remove the network {spec.bridge}")
     if report.check:
         return
@@ -231,4 +243,5 @@ def _end(spec: Spec, report: Report, orderly: bool) -> None:
             machines.outlive(node, patience=30)
         if machines.is_traced(spec, node):
             machines.clear(spec, node)
-    network.down(spec)
+    if wired:
+        network.down(spec)

@@ -1,0 +1,288 @@
+"""What the scripts behind make read, decide and show."""
+
+from __future__ import annotations
+
+import datetime
+import http.server
+import ipaddress
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import down
+import inventory
+import node
+import pytest
+import status
+from check import INSTANT, CheckError, send_and_read_back
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+IDENTITY = "01a20c54-e525-77fd-b829-190a7617f88f"
+
+
+def said(**changes: object) -> dict[str, object]:
+    """Return what Ansible answers for one host."""
+    return {
+        "groups": ["nodes", "web"],
+        "address": "192.0.2.12",
+        "host": "192.0.2.12",
+        "user": "root",
+        "port": "",
+        "key": "/keys/id",
+        "arguments": "-o UserKnownHostsFile=/keys/known_hosts ",
+        "certificates": "/secrets/certificates",
+        "secrets": "/secrets",
+        "state": "/state",
+        "url": "",
+        **changes,
+    }
+
+
+class TestInventory:
+    def test_answers_are_read_by_host(self) -> None:
+        output = (
+            'a.b | SUCCESS => {\n    "msg": {\n        "x": 1\n    }\n}\nc | SUCCESS => {\n    "msg": 2\n}\n'
+        )
+        assert inventory.answers(output) == {"a.b": {"x": 1}, "c": 2}
+
+    @pytest.mark.parametrize(
+        "output", ['a | FAILED! => {\n    "msg": "no such variable"\n}\n', "no hosts", ""]
+    )
+    def test_anything_else_than_a_success_is_an_error(self, output: str) -> None:
+        with pytest.raises(inventory.InventoryError):
+            inventory.answers(output)
+
+    def test_service_is_at_the_first_web_node(self) -> None:
+        service = inventory.service_of(
+            {"web.x": said(), "db.x": said(groups=["nodes", "db"], address="192.0.2.11")}
+        )
+        assert service.url == "https://192.0.2.12"
+        assert service.certificate_authority == Path("/secrets/certificates/ca.crt")
+        assert [one.short_name for one in service.nodes] == ["db", "web"]
+
+    def test_service_may_have_another_address(self) -> None:
+        assert (
+            inventory.service_of({"web.x": said(url="https://time.example/")}).url == "https://time.example"
+        )
+
+    def test_without_a_web_node_there_is_no_service(self) -> None:
+        with pytest.raises(inventory.InventoryError, match="group web"):
+            inventory.service_of({"db.x": said(groups=["db"])})
+
+    def test_the_default_state_folder_is_that_of_the_role(self) -> None:
+        assert inventory.service_of({"web.x": said(state="")}).state_folder.is_absolute()
+
+    def test_ssh_command_is_made_of_the_connection_variables(self) -> None:
+        command = inventory.ssh_command(said(port=2222))
+        assert command[:3] == ("ssh", "-o", "UserKnownHostsFile=/keys/known_hosts")
+        assert command[-5:] == ("-i", "/keys/id", "-p", "2222", "root@192.0.2.12")
+        assert inventory.ssh_command(said(user="", key="", arguments=""))[-1] == "192.0.2.12"
+
+    def test_a_node_is_picked_by_its_full_or_short_name(self) -> None:
+        nodes = inventory.service_of({"web.x": said(), "db.x": said()}).nodes
+        assert inventory.pick(nodes, "web") is inventory.pick(nodes, "web.x")
+        for name in ("", "we"):
+            with pytest.raises(inventory.InventoryError, match="NODE=db or NODE=web"):
+                inventory.pick(nodes, name)
+
+
+class TestStatus:
+    SHOWN = (
+        "Id=kafka.service\nActiveState=active\nSubState=running\nStateChangeTimestamp=Tue 2026-11-24 06:40:36 UTC\n"
+        "NRestarts=2\nMemoryCurrent=436207616\nResult=success\n\n"
+        "Id=a.socket\nActiveState=active\nSubState=listening\nStateChangeTimestamp=Tue\nMemoryCurrent=4096\n\n"
+        "Id=a.service\nActiveState=failed\nSubState=failed\nStateChangeTimestamp=\nNRestarts=0\n"
+        "MemoryCurrent=[not set]\nResult=exit-code\n\n"
+        "Id=kafka.service\nActiveState=active\nSubState=running\nNRestarts=2\nMemoryCurrent=436207616\n"
+    )
+    NODE = inventory.Host("db.x", frozenset(), ("ssh", "db"))
+
+    def test_units_are_shown_once_services_before_sockets(self) -> None:
+        units = status.parse_units(self.SHOWN)
+        assert [unit.name for unit in units] == ["a.service", "kafka.service", "a.socket"]
+        assert [unit.is_well for unit in units] == [False, True, True]
+
+    def test_a_line_has_state_time_restarts_and_memory(self) -> None:
+        failed, kafka, socket = (status.line(self.NODE, unit) for unit in status.parse_units(self.SHOWN))
+        assert "FAILED (failed, exit-code)" in failed
+        assert "since never" in failed
+        assert kafka.split() == [
+            "db",
+            "kafka.service",
+            "active",
+            "since",
+            "never",
+            "2",
+            "restarts",
+            "416",
+            "MiB",
+        ]
+        assert "MiB" not in socket
+
+    def test_no_unit_is_no_error(self) -> None:
+        assert status.parse_units("") == []
+
+
+class TestJournal:
+    def test_lines_of_two_nodes_are_in_the_order_of_time(self) -> None:
+        entries = [
+            ("db", "2026-11-24T06:00:01.5+0000 first"),
+            ("db", "  more of the first"),
+            ("db", "2026-11-24T06:00:03.0+0000 third"),
+            ("web", "2026-11-24T06:00:02.0+0000 second"),
+        ]
+        assert [text.split()[-1] for text in node.in_time(entries)] == ["first", "first", "second", "third"]
+
+    def test_a_unit_cannot_smuggle_a_command_in(self) -> None:
+        assert node.journal("x; reboot", 5, follow=False).split("--unit ")[1].startswith("'x; reboot'")
+
+    def test_all_our_units_are_asked_for(self) -> None:
+        command = node.journal("", 5, follow=True)
+        for unit in ("kafka.service", "nginx.service", "'timestamp-*.service'"):
+            assert f"--unit {unit}" in command
+        assert "--follow" in command
+
+
+class TestDown:
+    @pytest.mark.parametrize(
+        ("force", "interactive", "answer", "erase"),
+        [
+            (False, True, "yes", True),
+            (False, True, "y", False),
+            (False, True, "", False),
+            (True, True, "no", True),
+            (False, False, "no", True),
+        ],
+    )
+    def test_only_a_person_at_a_terminal_is_asked(
+        self, *, force: bool, interactive: bool, answer: str, erase: bool
+    ) -> None:
+        service = inventory.service_of({"web.x": said()})
+        asked = []
+
+        def ask(question: str) -> str:
+            asked.append(question)
+            return answer
+
+        assert down.confirmed(service, force, interactive, ask) is erase
+        assert bool(asked) is (interactive and not force)
+        for question in asked:
+            assert "/state" in question
+            assert "/secrets" in question
+
+
+Respond = Callable[[str, str], tuple[int, object]]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a certificate for 127.0.0.1 and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("certificate") / "server.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def serve(certificate: Path) -> Iterator[Callable[[Respond], str]]:
+    """Start HTTPS servers on loopback that answer by a function of method and path."""
+    servers: list[http.server.HTTPServer] = []
+
+    def start(respond: Respond) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                code, body = respond(self.command, self.path)
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_: object) -> None: ...
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"https://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class TestCheck:
+    def test_a_timestamp_that_comes_back_is_well(
+        self, serve: Callable[[Respond], str], certificate: Path
+    ) -> None:
+        asked = []
+
+        def respond(method: str, path: str) -> tuple[int, object]:
+            asked.append((method, path))
+            return 200, {"id": IDENTITY, "event_timestamp": INSTANT}
+
+        assert send_and_read_back(serve(respond), certificate).id == IDENTITY
+        assert asked == [
+            ("POST", f"/api/v1/timestamp/{INSTANT}"),
+            ("GET", f"/api/v1/timestamp/{IDENTITY}"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("post", "get", "reason"),
+        [
+            ((503, {"detail": "no broker"}), (200, {}), r"POST .* answered 503: .*no broker"),
+            ((200, {}), (200, {}), "no id"),
+            ((200, ["x"]), (200, {}), "no JSON object"),
+            ((200, {"id": IDENTITY}), (404, {}), r"GET .* answered 404"),
+            ((200, {"id": IDENTITY}), (200, {"id": IDENTITY, "event_timestamp": "2009"}), "another record"),
+            ((200, {"id": IDENTITY}), (200, {"id": "x", "event_timestamp": INSTANT}), "another record"),
+        ],
+    )
+    def test_each_way_to_fail_is_told(
+        self,
+        serve: Callable[[Respond], str],
+        certificate: Path,
+        post: tuple[int, object],
+        get: tuple[int, object],
+        reason: str,
+    ) -> None:
+        url = serve(lambda method, _path: post if method == "POST" else get)
+        with pytest.raises(CheckError, match=reason):
+            send_and_read_back(url, certificate)
+
+    def test_another_authority_is_refused(self, serve: Callable[[Respond], str]) -> None:
+        url = serve(lambda _method, _path: (200, {"id": IDENTITY, "event_timestamp": INSTANT}))
+        with pytest.raises(CheckError, match="(?i)certificate verify failed"):
+            send_and_read_back(url, Path("/etc/ssl/certs/ca-certificates.crt"))
+
+    def test_a_missing_authority_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckError, match="missing.crt cannot be read"):
+            send_and_read_back("https://127.0.0.1:1", tmp_path / "missing.crt")
