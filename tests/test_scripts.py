@@ -92,12 +92,12 @@ class TestInventory:
 
 class TestStatus:
     SHOWN = (
-        "Id=kafka.service\nActiveState=active\nSubState=running\nStateChangeTimestamp=Tue 2026-11-24 06:40:36 UTC\n"
+        "Id=kafka.service\nActiveState=active\nSubState=running\nStateChangeTimestamp=Tue\n"
         "NRestarts=2\nMemoryCurrent=436207616\nResult=success\n\n"
         "Id=a.socket\nActiveState=active\nSubState=listening\nStateChangeTimestamp=Tue\nMemoryCurrent=4096\n\n"
         "Id=a.service\nActiveState=failed\nSubState=failed\nStateChangeTimestamp=\nNRestarts=0\n"
         "MemoryCurrent=[not set]\nResult=exit-code\n\n"
-        "Id=kafka.service\nActiveState=active\nSubState=running\nNRestarts=2\nMemoryCurrent=436207616\n"
+        "Id=kafka.service\nActiveState=active\nSubState=running\nStateChangeTimestamp=Tue\nNRestarts=2\nMemoryCurrent=436207616\n"
     )
     NODE = inventory.Host("db.x", frozenset(), ("ssh", "db"))
 
@@ -110,17 +110,8 @@ class TestStatus:
         failed, kafka, socket = (status.line(self.NODE, unit) for unit in status.parse_units(self.SHOWN))
         assert "FAILED (failed, exit-code)" in failed
         assert "since never" in failed
-        assert kafka.split() == [
-            "db",
-            "kafka.service",
-            "active",
-            "since",
-            "never",
-            "2",
-            "restarts",
-            "416",
-            "MiB",
-        ]
+        assert kafka.split()[:5] == ["db", "kafka.service", "active", "since", "Tue"]
+        assert kafka.endswith("  2 restarts  416 MiB")
         assert "MiB" not in socket
 
     def test_no_unit_is_no_error(self) -> None:
@@ -280,9 +271,9 @@ class TestCheck:
 
     def test_another_authority_is_refused(self, serve: Callable[[Respond], str]) -> None:
         url = serve(lambda _method, _path: (200, {"id": IDENTITY, "event_timestamp": INSTANT}))
-        with pytest.raises(CheckError, match="(?i)certificate verify failed"):
+        with pytest.raises(CheckError, match=r"(?i)certificate verify failed"):
             send_and_read_back(url, Path("/etc/ssl/certs/ca-certificates.crt"))
 
     def test_a_missing_authority_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckError, match="missing.crt cannot be read"):
+        with pytest.raises(CheckError, match=r"missing\.crt cannot be read"):
             send_and_read_back("https://127.0.0.1:1", tmp_path / "missing.crt")
