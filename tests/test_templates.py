@@ -1,0 +1,177 @@
+"""What the roles' templates become on several hosts a group; tools that are at hand read the results."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import rendered
+from rendered import ADDRESSES, KAFKA, PROJECT, SECRET, WEB
+
+Texts = dict[str, dict[str, str]]
+UNITS = ("timestamp_command", "timestamp_consumer", "timestamp_query")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    return rendered.render(tmp_path_factory.mktemp("rendered"))
+
+
+def addresses(names: list[str]) -> list[str]:
+    return [ADDRESSES[name] for name in names]
+
+
+def check(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_template_is_rendered(texts: Texts) -> None:
+    names = {key.partition("/")[2] for found in texts.values() for key in found}
+    there = {
+        str(path.relative_to(folder))
+        for folder in (PROJECT / "roles").glob("*/templates")
+        for path in folder.glob("**/*.j2")
+    }
+    assert names == there
+
+
+def test_nothing_is_left_to_fill_in(texts: Texts) -> None:
+    for host, found in texts.items():
+        for name, text in found.items():
+            assert not re.search(r"\{\{|\{%|\bNone\b|\bUndefined\b", text), f"{host}: {name}"
+
+
+def test_secrets_stand_in_no_file_that_others_may_read(texts: Texts) -> None:
+    holders = {name for found in texts.values() for name, text in found.items() if SECRET in text}
+    assert holders == {"kafka/secrets.properties.j2"}
+
+
+def test_every_broker_has_its_own_number_and_address(texts: Texts) -> None:
+    settings = [texts[host]["kafka/server.properties.j2"] for host in KAFKA]
+    for number, (text, address) in enumerate(zip(settings, addresses(KAFKA), strict=True), start=1):
+        assert f"node.id={number}\n" in text
+        assert f"listeners=BROKER://{address}:9092,CONTROLLER://{address}:9093\n" in text
+
+
+def test_brokers_keep_three_copies_and_know_all_controllers(texts: Texts) -> None:
+    text = texts[KAFKA[0]]["kafka/server.properties.j2"]
+    controllers = ",".join(f"{address}:9093" for address in addresses(KAFKA))
+    assert f"controller.quorum.bootstrap.servers={controllers}\n" in text
+    assert "default.replication.factor=3\n" in text
+    assert "min.insync.replicas=2\n" in text
+    assert f"super.users={';'.join(f'User:{name}' for name in ['admin', *KAFKA])}\n" in text
+
+
+def test_each_broker_gets_its_own_key(texts: Texts) -> None:
+    for host in KAFKA:
+        assert texts[host]["kafka/server.pem.j2"] == f"{host} kafka key\n{host} kafka crt\n"
+
+
+def test_only_the_web_nodes_may_ask_the_database(texts: Texts) -> None:
+    lines = [line for line in texts[KAFKA[0]]["postgresql/pg_hba.conf.j2"].splitlines() if line[0] != "#"]
+    assert lines[0].split() == ["local", "all", "all", "peer"]
+    assert [line.split()[3] for line in lines[1:]] == [f"{address}/32" for address in addresses(WEB)]
+    assert {line.split()[0] for line in lines[1:]} == {"hostssl"}
+    assert {line.split()[4] for line in lines[1:]} == {"scram-sha-256"}
+
+
+def test_database_takes_half_of_a_node_that_kafka_shares(texts: Texts) -> None:
+    assert "shared_buffers = 1024MB" in texts[KAFKA[0]]["postgresql/settings.conf.j2"]
+
+
+def test_firewall_opens_what_the_groups_of_a_node_offer(texts: Texts) -> None:
+    web = "192.0.2.21, 192.0.2.22"
+    first, other, front = (texts[host]["firewall/nftables.conf.j2"] for host in (KAFKA[0], KAFKA[1], WEB[0]))
+    assert f"ip saddr {{ {web} }} tcp dport 5432 accept" in first
+    assert "5432" not in other
+    for text in (first, other):
+        assert f"ip saddr {{ {web} }} tcp dport 9092 accept" in text
+        assert f"ip saddr {{ {', '.join(addresses(KAFKA))} }} tcp dport {{ 9092, 9093 }} accept" in text
+        assert "443" not in text
+    assert "tcp dport { 80, 443 } accept" in front
+    assert "9092" not in front
+
+
+def test_processes_know_all_brokers_and_speak_to_their_peers_alone(texts: Texts) -> None:
+    brokers = ",".join(f"{address}:9092" for address in addresses(KAFKA))
+    for unit in ("timestamp_command", "timestamp_consumer"):
+        assert f"KAFKA_BROKER={brokers}\n" in texts[WEB[0]][f"{unit}/environment.j2"]
+    for unit, peers in (
+        ("timestamp_command", KAFKA),
+        ("timestamp_consumer", KAFKA),
+        ("timestamp_query", KAFKA[:1]),
+    ):
+        allowed = re.search(r"^IPAddressAllow=(.*)$", texts[WEB[0]][f"{unit}/unit.service.j2"], re.MULTILINE)
+        assert allowed
+        assert allowed[1].split() == ["localhost", *addresses(peers)]
+
+
+def test_consumers_of_two_nodes_are_two_members(texts: Texts) -> None:
+    members = {
+        re.findall(r"^KAFKA_GROUP_INSTANCE_ID=(.*)$", texts[host]["timestamp_consumer/environment.j2"], re.M)[
+            0
+        ]
+        for host in WEB
+    }
+    assert len(members) == len(WEB)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_reads_the_units(texts: Texts, tmp_path: Path, unit: str) -> None:
+    name = unit.replace("_", "-")
+    for ending in ("service", "socket"):
+        text = texts[WEB[0]][f"{unit}/unit.{ending}.j2"]
+        # The programs are on the node alone.
+        (tmp_path / f"{name}.{ending}").write_text(
+            re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", text, flags=re.M)
+        )
+    check("systemd-analyze", "verify", "--man=no", *map(str, tmp_path.glob("timestamp-*")))
+
+
+def test_systemd_reads_kafkas_unit(texts: Texts, tmp_path: Path) -> None:
+    text = texts[KAFKA[0]]["kafka/kafka.service.j2"]
+    unit = tmp_path / "kafka.service"
+    unit.write_text(re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", text, flags=re.M))
+    check("systemd-analyze", "verify", "--man=no", str(unit))
+
+
+@pytest.mark.parametrize(
+    ("name", "section"), [("nginx/service.conf.j2", "Service"), ("base/journald.conf.j2", "Journal")]
+)
+def test_drop_ins_have_their_section(texts: Texts, name: str, section: str) -> None:
+    reader = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=False)
+    reader.read_string(texts[WEB[0]][name])
+    assert reader.has_section(section)
+
+
+def test_postgresql_reads_its_settings(texts: Texts, tmp_path: Path) -> None:
+    program = Path("/usr/lib/postgresql/15/bin/postgres")
+    settings = tmp_path / "postgresql.conf"
+    settings.write_text(texts[KAFKA[0]]["postgresql/settings.conf.j2"])
+    (tmp_path / "PG_VERSION").write_text("15\n")
+    check(str(program), "-C", "shared_buffers", "-D", str(tmp_path), f"--config-file={settings}")
+
+
+def test_apt_reads_its_settings(texts: Texts, tmp_path: Path) -> None:
+    path = tmp_path / "apt.conf"
+    path.write_text(texts[WEB[0]]["base/unattended-upgrades.conf.j2"])
+    check("apt-config", "--config-file", str(path), "dump")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel checks rules for root alone")
+@pytest.mark.parametrize("host", [KAFKA[0], WEB[0]])
+def test_nft_reads_the_rules(texts: Texts, tmp_path: Path, host: str) -> None:
+    path = tmp_path / "rules.nft"
+    path.write_text(texts[host]["firewall/nftables.conf.j2"])
+    check("nft", "--check", "--file", str(path))
+
+
+def test_braces_of_nginx_are_balanced(texts: Texts) -> None:
+    """nginx itself checks the file on the node before it is put in place; here it is not installed."""
+    text = re.sub(r'"[^"]*"|\'[^\']*\'|#.*', "", texts[WEB[0]]["nginx/nginx.conf.j2"])
+    assert text.count("{") == text.count("}") > 0
