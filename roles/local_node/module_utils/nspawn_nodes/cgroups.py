@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +58,20 @@ def own_folders(cgroup: str, mounted: Iterable[Hierarchy]) -> list[Path]:
 def processes(folders: Iterable[Path]) -> set[int]:
     """Return the process ids in these groups and the groups inside them."""
     found: set[int] = set()
-    for folder in folders:
-        for file in folder.glob("**/cgroup.procs"):
-            with contextlib.suppress(OSError):
-                found.update(int(line) for line in file.read_text().split())
+    for group in groups_within(folders):
+        with contextlib.suppress(OSError):
+            found.update(int(line) for line in (group / "cgroup.procs").read_text().split())
     return found
+
+
+def groups_within(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield these groups and the groups inside them, the inner ones first.
+
+    A machine that ends removes its groups meanwhile: os.walk passes over what is gone, which glob does not.
+    """
+    for folder in folders:
+        for path, _, _ in os.walk(folder, topdown=False):
+            yield Path(path)
 
 
 def kill(folders: Iterable[Path], patience: float) -> bool:
@@ -84,11 +93,9 @@ def kill(folders: Iterable[Path], patience: float) -> bool:
 
 def remove(folders: Iterable[Path]) -> None:
     """Remove these groups and the groups inside them; one that still holds a process stays."""
-    for folder in folders:
-        inner = sorted((path for path in folder.glob("**/") if path != folder), reverse=True)
-        for path in [*inner, folder]:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+    for group in groups_within(folders):
+        with contextlib.suppress(OSError):
+            group.rmdir()
 
 
 def offer_controllers(folder: Path) -> None:
