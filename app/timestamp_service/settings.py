@@ -3,10 +3,12 @@
 A secret `NAME` may be given as a file instead, by `NAME_FILE`.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from timestamp_service import logs
 
@@ -42,9 +44,9 @@ class Kafka:
     password: str | None = field(repr=False)
     ca_file: str | None
 
-    def client(self) -> dict[str, str | int | float | bool]:
+    def client(self) -> dict[str, Any]:
         """Return librdkafka's settings for the connection."""
-        client: dict[str, str | int | float | bool] = {
+        client: dict[str, Any] = {
             "bootstrap.servers": self.brokers,
             "security.protocol": self.protocol,
             # A broker that hangs is noticed, and a node that returns is found again soon.
@@ -54,8 +56,9 @@ class Kafka:
             "reconnect.backoff.max.ms": 2_000,
             # Lone messages do not wait for the acknowledgement of earlier packets.
             "socket.nagle.disable": True,
-            # What libraries log would be no JSON.
-            "log_level": 3,
+            # What matters comes as an error too; the rest only if it is fatal, and in our form.
+            "log_level": 0,
+            "logger": logging.getLogger("kafka"),
         }
         if self.ca_file is not None:
             client["ssl.ca.location"] = self.ca_file
@@ -123,9 +126,10 @@ def read_command(environment: Environment) -> Command:
 
 def read_consumer(environment: Environment) -> Consumer:
     """Read the settings of the consumer. Raises SettingError."""
+    server = read_server(environment)
     topic = _topic(environment, "KAFKA_CONSUMER_TOPIC")
     return Consumer(
-        server=read_server(environment),
+        server=server,
         kafka=_kafka(environment),
         topic=topic,
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),

@@ -63,7 +63,8 @@ class _Server(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Requests that wait for something hold the shutdown up: it waits for them.
         self._app.work.stopping()
-        await super().shutdown(sockets)
+        # Its event loop has closed the sockets already.
+        await super().shutdown()
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]

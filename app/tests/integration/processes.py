@@ -26,7 +26,7 @@ def until(what: str, holds: Callable[[], object], seconds: float = 30) -> None:
 
 
 class Process:
-    """A process that writes to a file. It leads a group, so that what it starts ends with it."""
+    """A process that writes to a file."""
 
     def __init__(self, name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.name = name
@@ -38,7 +38,6 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                process_group=0,
             )
         self.pid = self._process.pid
 
@@ -59,8 +58,13 @@ class Process:
         os.kill(self.pid, number)
 
     def send_all(self, number: signal.Signals) -> None:
-        """Send a signal to it and what it started."""
-        os.killpg(self.pid, number)
+        """Send a signal to it and its children, which may have sessions of their own."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
 
     def wait(self, seconds: float = 30) -> int:
         """Wait for its end and return its exit code."""
@@ -74,9 +78,6 @@ class Process:
 
     def end(self) -> None:
         """End it at once, and what it started, whatever state they are in."""
-        try:
+        if self.running():
             self.send_all(signal.SIGKILL)
-        except ProcessLookupError:
-            return
-        finally:
-            self._process.wait()
+        self._process.wait()

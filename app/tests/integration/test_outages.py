@@ -9,7 +9,7 @@ import pytest
 from tests.integration.kafka import Kafka
 from tests.integration.postgres import Postgres
 from tests.integration.processes import until
-from tests.integration.service import Running, World
+from tests.integration.service import Running, Service, World
 
 pytestmark = pytest.mark.integration
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def started(world: World) -> Iterator[Running]:
     """All three processes, of one test alone. Broker and server run again afterwards."""
-    running = Running(world, world.start_command(), world.start_query(), world.start_consumer())
+    running = Running(world, world.start_command(), world.start_query(), _consumer(world))
     for service in (running.command, running.query, running.consumer):
         service.wait_until_ready()
     yield running
@@ -26,6 +26,11 @@ def started(world: World) -> Iterator[Running]:
             server.thaw()
         else:
             server.start()
+
+
+def _consumer(world: World) -> Service:
+    # As on the nodes: the same member when it comes back, so that the group need not miss it first.
+    return world.start_consumer(KAFKA_GROUP_INSTANCE_ID="one")
 
 
 def check_all_work(running: Running) -> None:

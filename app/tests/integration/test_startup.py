@@ -79,6 +79,18 @@ def test_a_bad_setting_ends_the_start_with_one_line(
     assert f'"message":"{name} ' in lines[0]
 
 
+# It hands two sockets over as the descriptors 3 and 4, and names the process that they are for.
+AS_SYSTEMD = """
+import os, sys
+first, second = (os.dup(int(text)) for text in sys.argv[1:3])
+os.dup2(first, 3)
+os.dup2(second, 4)
+for descriptor in 3, 4:
+    os.set_inheritable(descriptor, True)
+os.execve(sys.argv[3], sys.argv[3:], {**os.environ, "LISTEN_FDS": "2", "LISTEN_PID": str(os.getpid())})
+"""
+
+
 @pytest.mark.parametrize("api", ["command", "query", "consumer"])
 def test_systemds_sockets_are_used(world: World, api: str, tmp_path: Path) -> None:
     tcp = socket.create_server(("127.0.0.1", 0))
@@ -97,13 +109,11 @@ def test_systemds_sockets_are_used(world: World, api: str, tmp_path: Path) -> No
         },
     }[api]
     process = subprocess.Popen(
-        # systemd hands the sockets over as the descriptors 3, 4, …
-        ["sh", "-c", f'exec 3<&{tcp.fileno()} 4<&{unix.fileno()}; LISTEN_PID=$$ exec "$@"', "sh"]
+        [sys.executable, "-c", AS_SYSTEMD, *(str(listener.fileno()) for listener in (tcp, unix))]
         + {"command": COMMAND, "query": QUERY, "consumer": CONSUMER}[api],
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(sys.path),
-            "LISTEN_FDS": "2",
             # Not to be listened on.
             "SERVER_PORT": str(free_port()),
             **settings,

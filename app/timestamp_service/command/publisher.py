@@ -15,6 +15,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from timestamp_service import settings
+from timestamp_service.kafka_errors import KafkaErrors
 from timestamp_service.logs import Log
 
 # Beyond this since the last acknowledgement, a turn of the loop is too costly a way to wait.
@@ -49,6 +50,7 @@ class Publisher:
         """
         self._loop = asyncio.get_running_loop()
         self._log = log
+        self._errors = KafkaErrors(log)
         self._fail = fail or _end_process
         self._topic = config.topic
         self._acknowledge_seconds = config.acknowledge_seconds
@@ -198,12 +200,10 @@ class Publisher:
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if waiting else None
 
     def _on_error(self, error: KafkaError) -> None:
-        if not error.fatal():
-            self._log.warning("kafka_error", error=error.str(), name=error.name())
-            return
-        self._failed = True
-        self._log.error("kafka_producer_failed", error=error.str(), name=error.name())
-        self._fail()
+        if self._errors.report(error) and not self._failed:
+            self._failed = True
+            self._log.error("kafka_producer_failed", error=error.str())
+            self._fail()
 
 
 def _end_process() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from timestamp_service.consumer.batch import BadMessage, Headers
+from timestamp_service.kafka_errors import KafkaErrors
 from timestamp_service.logs import Log
 from timestamp_service.settings import Kafka
 
@@ -23,7 +24,7 @@ class DeadLetters:
     def __init__(self, kafka: Kafka, topic: str, log: Log) -> None:
         """Send to `topic`."""
         self._topic = topic
-        self._log = log
+        self._errors = KafkaErrors(log)
         self._config = {
             **kafka.client(),
             "client.id": "timestamp-consumer",
@@ -86,8 +87,7 @@ class DeadLetters:
                 return
 
     def _on_error(self, error: KafkaError) -> None:
-        self._log.warning("kafka_error", error=error.str(), name=error.name())
-        if error.fatal():
+        if self._errors.report(error):
             # The next call makes a new one.
             self._producer = None
 

@@ -17,6 +17,7 @@ from timestamp_service.consumer.batch import Batch
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
+from timestamp_service.kafka_errors import KafkaErrors
 from timestamp_service.logs import Log
 from timestamp_service.notify import Notifier
 
@@ -31,10 +32,12 @@ _PING_SECONDS = 2.0
 _FINISH_SECONDS = 20.0
 # An answer of the database that is this much overdue, though its connection was severed: we are stuck.
 _STUCK_SECONDS = 15.0
+# Two processes that were given one place in the group would take it from each other all the time.
+_ANEW_SECONDS = 1.0
 
 
 class LostError(Exception):
-    """The consumer cannot go on; a new process may."""
+    """The consumer cannot go on; a new one can."""
 
 
 class Loop:
@@ -57,17 +60,45 @@ class Loop:
         self._state = state
         self._notifier = notifier
         self._log = log
+        self._errors = KafkaErrors(log)
         self._stop = threading.Event()
         self._batch = Batch()
         self._writing: tuple[Batch, Future[bool], float] | None = None
         self._paused = False
         self._last_told = 0.0
-        self._consumer = Consumer(
+        self._lost: KafkaError | None = None
+        self._config = config
+        self._consumer = self._new_consumer()
+
+    def stop(self) -> None:
+        """Ask for the end: the batch that is being written is finished. May be called by a signal."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Go round until stopped; then finish the batch, commit and leave."""
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._subscribe()
+                    while not self._stop.is_set():
+                        self._turn()
+                except LostError as error:
+                    self._log.error("consumer_lost", error=str(error))
+                    self._begin_anew()
+        finally:
+            self._finish()
+
+    def _new_consumer(self) -> Consumer:
+        return Consumer(
             {
-                **config.kafka.client(),
-                **({"group.instance.id": config.group_instance_id} if config.group_instance_id else {}),
+                **self._config.kafka.client(),
+                **(
+                    {"group.instance.id": self._config.group_instance_id}
+                    if self._config.group_instance_id
+                    else {}
+                ),
                 "client.id": "timestamp-consumer",
-                "group.id": config.group_id,
+                "group.id": self._config.group_id,
                 "auto.offset.reset": "earliest",
                 "session.timeout.ms": 10_000,
                 "heartbeat.interval.ms": 3_000,
@@ -88,24 +119,28 @@ class Loop:
             }
         )
 
-    def stop(self) -> None:
-        """Ask for the end: the batch that is being written is finished. May be called by a signal."""
-        self._stop.set()
-
-    def run(self) -> None:
-        """Go round until stopped; then finish the batch, commit and leave. Raises LostError."""
+    def _subscribe(self) -> None:
         self._consumer.subscribe(
             [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
-        try:
-            while not self._stop.is_set():
-                self._turn()
-        finally:
-            self._finish()
+
+    def _begin_anew(self) -> None:
+        """Put a new consumer in the place of one that cannot go on; it begins after what is committed."""
+        self._state.joined = False
+        if self._writing is not None:
+            self._writing[0].next_offsets.clear()
+        self._batch = Batch()
+        self._paused = False
+        self._consumer.close()
+        self._stop.wait(_ANEW_SECONDS)
+        self._lost = None
+        self._consumer = self._new_consumer()
 
     def _turn(self) -> None:
         self._watch_writer()
         self._tell_progress()
+        if self._lost is not None:
+            raise LostError(self._lost.str())
         self._settle()
         if self._writing is None and (self._batch.count or self._writer.idle_seconds() > _PING_SECONDS):
             self._start_writing()
@@ -137,10 +172,8 @@ class Loop:
         error = message.error()
         if error is None:
             self._batch.add(message)
-        elif error.fatal():
-            raise LostError(error.str())
-        elif error.code() != KafkaError._PARTITION_EOF:
-            self._log.warning("kafka_error", error=error.str(), name=error.name())
+        else:
+            self._on_error(error)
 
     def _start_writing(self) -> None:
         batch, self._batch = self._batch, Batch()
@@ -237,9 +270,11 @@ class Loop:
         )
 
     def _on_error(self, error: KafkaError) -> None:
-        self._log.warning("kafka_error", error=error.str(), name=error.name())
+        if self._errors.report(error):
+            # Such as a member that was away for long: its late commits make the group refuse it.
+            self._lost = error
 
     def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
         # With nothing stored since the last time there is nothing to commit.
         if error is not None and error.code() != KafkaError._NO_OFFSET:
-            self._log.warning("offsets_not_committed", error=error.str())
+            self._errors.report(error, "offsets_not_committed")

@@ -7,7 +7,7 @@ import sys
 from timestamp_service import logs, notify, settings
 from timestamp_service.consumer.dead_letters import DeadLetters
 from timestamp_service.consumer.health import HealthServer
-from timestamp_service.consumer.loop import Loop, LostError
+from timestamp_service.consumer.loop import Loop
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
@@ -18,7 +18,7 @@ SERVICE = "timestamp-consumer"
 
 
 def main() -> None:
-    """Project the log into the database until SIGTERM; exit 0 then, 1 when a new process is needed."""
+    """Project the log into the database until SIGTERM, and exit 0 then."""
     config = read_settings(SERVICE, settings.read_consumer)
     log = Log(SERVICE, config.server.log_level)
     logs.take_over_libraries(log)
@@ -39,9 +39,6 @@ def main() -> None:
     log.info("started", topic=config.topic, group_id=config.group_id)
     try:
         loop.run()
-    except LostError as error:
-        log.error("consumer_lost", error=str(error))
-        sys.exit(1)
     finally:
         notifier.stopping()
         health.stop()
