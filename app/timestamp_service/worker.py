@@ -15,6 +15,7 @@ from uvicorn_worker import UvicornWorker
 
 from timestamp_service import logs, notify
 from timestamp_service.http import App
+from timestamp_service.protocol import Protocol
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -22,7 +23,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": Protocol,
         "ws": "none",
         "lifespan": "on",
         "interface": "asgi3",

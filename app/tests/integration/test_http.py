@@ -1,8 +1,10 @@
 import json
+import socket
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPResponse
 from urllib.parse import quote
 
 import pytest
@@ -261,6 +263,21 @@ def test_problems(
         assert answer.headers["allow"] == told
     lines = [line for line in service.events("request") if line["correlationId"] == problem["correlationId"]]
     assert [line["status"] for line in lines] == [status]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"nonsense\r\n\r\n", b"FOO / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"]
+)
+def test_what_is_no_http_gets_a_problem_too(running: Running, sent: bytes) -> None:
+    for service in (running.command, running.query, running.consumer):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
+            client.sendall(sent)
+            response = HTTPResponse(client)
+            response.begin()
+            problem = json.loads(response.read())
+        assert response.status == problem["status"] == 400
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.headers["correlationId"] == problem["correlationId"]
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/*", "text/html, application/json;q=0.1"])

@@ -11,6 +11,7 @@ from timestamp_service import http
 from timestamp_service.consumer.state import State
 from timestamp_service.logs import Log
 from timestamp_service.notify import Notifier
+from timestamp_service.protocol import Protocol
 
 _FIRST_SYSTEMD_SOCKET = 3
 
@@ -48,7 +49,7 @@ class HealthServer:
         self._sockets = systemd_sockets() or [_loopback(port)]
         config = Config(
             http.make_app(Watching(state), {}, log, notifier),
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="on",
             interface="asgi3",

@@ -1,0 +1,98 @@
+import uuid
+
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timestamp_service import messages
+from timestamp_service.consumer.batch import Batch, Headers, Row
+from timestamp_service.consumer.dead_letters import letter_headers
+from timestamp_service.correlation import Correlation
+from timestamp_service.messages import Command
+
+APPENDED = 1_700_000_000_120
+CREATED_AT = "2023-11-14T22:13:20.12Z"
+
+
+def identifier(number: int) -> str:
+    return str(uuid.UUID(int=number))
+
+
+def message(
+    value: bytes | None,
+    partition: int = 0,
+    offset: int = 0,
+    headers: Headers | None = None,
+    timestamp: tuple[int, int] = (TIMESTAMP_LOG_APPEND_TIME, APPENDED),
+) -> Message:
+    return Message("topic", partition, offset, b"key", value, headers or [], None, timestamp)
+
+
+def good(number: int, year: int = 2009) -> bytes:
+    return messages.encode(Command(identifier(number), f"{year}-01-01T00:00:00Z"))
+
+
+def test_a_row() -> None:
+    batch = Batch()
+    batch.add(message(good(7), 3, 41, [("correlationId", identifier(9).encode())]))
+    assert list(batch.rows.values()) == [
+        Row(identifier(7), "2009-01-01T00:00:00Z", CREATED_AT, Correlation(identifier(9)))
+    ]
+    assert batch.next_offsets == {3: 42}
+    assert not batch.bad
+
+
+def test_a_bad_message_stays_as_it_was() -> None:
+    batch = Batch()
+    batch.add(message(b"nonsense", 3, 41, [("h", b"\xff"), ("h", None)]))
+    assert not batch.rows
+    assert batch.next_offsets == {3: 42}
+    bad = batch.bad[0]
+    assert (bad.key, bad.value, bad.headers) == (b"key", b"nonsense", [("h", b"\xff"), ("h", None)])
+    assert letter_headers(bad) == [
+        ("h", b"\xff"),
+        ("h", None),
+        ("error", b"the value is not JSON"),
+        ("source.partition", b"3"),
+        ("source.offset", b"41"),
+    ]
+
+
+def test_times_that_cannot_be_written() -> None:
+    batch = Batch()
+    batch.add(message(good(1), timestamp=(TIMESTAMP_NOT_AVAILABLE, 0)))
+    batch.add(message(good(2), timestamp=(TIMESTAMP_LOG_APPEND_TIME, 2**62)))
+    assert not batch.rows
+    assert [bad.error.partition(":")[0] for bad in batch.bad] == [
+        "the message has no time",
+        "the message's time is out of range",
+    ]
+
+
+# What a message holds: a record of one of a few ids, or nonsense.
+contents = st.tuples(st.integers(0, 5), st.integers(1, 9999)) | st.binary(max_size=5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), contents)))
+def test_any_mix_gives_the_first_of_each_id_and_all_that_is_bad(
+    sent: list[tuple[int, tuple[int, int] | bytes]],
+) -> None:
+    batch = Batch()
+    offsets = [0, 0, 0]
+    first: dict[str, str] = {}
+    bad = []
+    for partition, content in sent:
+        offset, offsets[partition] = offsets[partition], offsets[partition] + 1
+        if isinstance(content, bytes):
+            bad.append((partition, offset))
+            batch.add(message(content, partition, offset))
+        else:
+            number, year = content
+            first.setdefault(identifier(number), f"{year:04d}-01-01T00:00:00Z")
+            value = messages.encode(Command(identifier(number), f"{year:04d}-01-01T00:00:00Z"))
+            batch.add(message(value, partition, offset))
+
+    assert {row.identifier: row.event_timestamp for row in batch.rows.values()} == first
+    assert [(letter.partition, letter.offset) for letter in batch.bad] == bad
+    assert batch.next_offsets == {number: offset for number, offset in enumerate(offsets) if offset}
+    assert batch.count == len(sent)
