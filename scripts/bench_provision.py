@@ -72,7 +72,7 @@ def measured(lines: Iterable[tuple[float, str]], end: float) -> Measured:
     changed = 0
     for second, line in lines:
         if step := re.match(r"\[\d/\d\] ([\w ]+)", line):
-            starts[step[1]] = second
+            starts[step[1].strip()] = second
         elif task := re.match(r"(\S.*?) -{3,} +([\d.]+)s$", line):
             tasks.append((task[1], float(task[2])))
         elif recap := re.search(r"ok=\d+ +changed=(\d+)", line):
