@@ -124,7 +124,9 @@ class Tracing:
         if found.traceparent is not None:
             response.set_header(correlation.TRACE_HEADER, found.traceparent)
         if request.method == "OPTIONS" or response.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            response.set_header("Allow", ", ".join(routes.allowed(request.path)))
+            methods = routes.allowed(request.path)
+            if methods:
+                response.set_header("Allow", ", ".join(methods))
         quiet = request.path in _QUIET and request.method in routes.READ
         write = self._log.debug if quiet else self._log.info
         write(

@@ -297,6 +297,9 @@ def test_options(running: Running, path: str, allow: str) -> None:
     for service in (running.command, running.query):
         answer = service.ask("OPTIONS", path)
         assert (answer.status, answer.headers["allow"]) == (200, allow)
+        nowhere = service.ask("OPTIONS", "/nowhere")
+        assert nowhere.status == 404
+        assert "allow" not in nowhere.headers
 
 
 def test_the_body_of_a_post_is_left_alone(running: Running) -> None:

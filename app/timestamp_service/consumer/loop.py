@@ -190,14 +190,12 @@ class Loop:
         self._resume()
 
     def _store(self, batch: Batch) -> None:
-        offsets = [TopicPartition(self._topic, *place) for place in batch.next_offsets.items()]
-        if not offsets:
-            return
-        try:
-            self._consumer.store_offsets(offsets=offsets)
-        except KafkaException as error:
-            # Another consumer has them now, and writes the same rows again: that changes nothing.
-            self._log.warning("offsets_not_stored", error=str(error))
+        for partition, offset in batch.next_offsets.items():
+            try:
+                self._consumer.store_offsets(offsets=[TopicPartition(self._topic, partition, offset)])
+            except KafkaException as error:
+                # Another consumer has it now, and writes the same rows again: that changes nothing.
+                self._log.warning("offset_not_stored", partition=partition, error=str(error))
 
     def _pause(self) -> None:
         """Stop fetching what cannot be written. Polling goes on: it keeps our place in the group."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 
 from timestamp_service import logs, notify, settings
 from timestamp_service.consumer.dead_letters import DeadLetters
@@ -39,6 +40,9 @@ def main() -> None:
     log.info("started", topic=config.topic, group_id=config.group_id)
     try:
         loop.run()
+    except Exception as error:
+        log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
+        sys.exit(1)
     finally:
         notifier.stopping()
         health.stop()

@@ -153,7 +153,7 @@ class Reader:
                         self._connected -= 1
                 finally:
                     connection.close()
-            except (psycopg2.Error, DeadlineError) as error:
+            except (psycopg2.Error, DeadlineError, OSError) as error:
                 self._log.warning("database_connection_lost", error=_describe(error))
             if not self._connected:
                 self._fail_pending()
