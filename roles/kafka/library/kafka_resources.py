@@ -144,6 +144,7 @@ class Change:
     after: str
 
     def __str__(self) -> str:
+        """Both sides in one line."""
         return " -> ".join(filter(None, (self.before, self.after)))
 
 
@@ -174,6 +175,7 @@ class Cluster:
 
 
 def is_refused(errors: Iterable[Any]) -> bool:
+    """Whether one of librdkafka's errors says that the password is wrong."""
     return any(error.code() == library.KafkaError._AUTHENTICATION for error in errors)
 
 
@@ -241,10 +243,12 @@ def as_setting(value: Any) -> str:
 
 
 def topic_resource(topic: dict[str, Any]) -> Any:
+    """The topic as that whose settings are asked for or changed."""
     return kafka.ConfigResource(kafka.ResourceType.TOPIC, topic["name"])
 
 
 def create_topics(client: Any, topics: list[dict[str, Any]]) -> None:
+    """Make topics with their settings. Raises KafkaException when one cannot be made."""
     new = [
         kafka.NewTopic(
             topic["name"],
@@ -259,6 +263,7 @@ def create_topics(client: Any, topics: list[dict[str, Any]]) -> None:
 
 
 def alter_topic(client: Any, topic: dict[str, Any], settings: dict[str, str]) -> None:
+    """Change these settings of a topic and no other. Raises KafkaException when one is refused."""
     resource = topic_resource(topic)
     for key, value in settings.items():
         entry = kafka.ConfigEntry(key, value, incremental_operation=kafka.AlterConfigOpType.SET)
@@ -322,6 +327,7 @@ class Rule:
     permission: str = "allow"
 
     def __str__(self) -> str:
+        """The rule as a person would say it."""
         return (
             f"{self.principal} {self.permission} {self.operation} on {self.resource}"
             f" {self.name} ({self.pattern}) from {self.host}"
@@ -341,6 +347,7 @@ class Rule:
 
 
 def listed_rules(rules: list[dict[str, Any]]) -> set[Rule]:
+    """One rule for each operation of what the task lists."""
     return {
         Rule(
             rule["principal"],
@@ -398,6 +405,7 @@ def converge_rules(client: Any, rules: list[dict[str, Any]], check_mode: bool) -
 
 
 def main() -> None:
+    """Bring the cluster to what the task lists."""
     text = {"type": "str", "required": True}
     module = AnsibleModule(
         argument_spec={

@@ -93,10 +93,12 @@ class Place:
 
     @property
     def archive(self) -> Path:
+        """The packed distribution."""
         return self.root / f"{self.name}.tgz"
 
     @property
     def folder(self) -> Path:
+        """The unpacked distribution."""
         return self.root / self.name
 
     @property
@@ -293,6 +295,7 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def main() -> None:
+    """Build the archive unless it is there, or check the one that the user gives."""
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},

@@ -126,6 +126,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def main() -> None:
+    """Download the wheel unless it is there."""
     module = AnsibleModule(
         argument_spec={
             "project": {"type": "str", "required": True},

@@ -86,6 +86,7 @@ class Verifier:
     server_key: bytes
 
     def __str__(self) -> str:
+        """The text that stands in pg_authid and that ALTER ROLE takes."""
         salt, stored, server = (
             base64.b64encode(part).decode() for part in (self.salt, self.stored_key, self.server_key)
         )
@@ -137,6 +138,7 @@ def first_value(connection: Any, query: str, parameters: tuple[str, ...] = ()) -
 
 
 def has_database(connection: Any, name: str) -> bool:
+    """Whether the server has a database of that name."""
     return bool(first_value(connection, "SELECT true FROM pg_database WHERE datname = %s", (name,)))
 
 
@@ -199,6 +201,7 @@ def converge_passwords(passwords: dict[str, str], check_mode: bool) -> list[str]
 
 
 def main() -> None:
+    """Bring the server to what the task lists."""
     module = AnsibleModule(
         argument_spec={
             "statements": {
