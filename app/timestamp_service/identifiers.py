@@ -8,6 +8,9 @@ import uuid_utils
 UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 EXAMPLE = "01890a5d-ac96-774b-bcce-b302099a8057"
 
+# Fixed for ever: another one would give other ids to keys that were used already.
+_NAMESPACE = uuid_utils.UUID("43da3b40-7b49-4535-bd1c-1ebf3dc1dbd7")
+
 
 class IdentifierError(ValueError):
     """A text is no UUID."""
@@ -16,6 +19,14 @@ class IdentifierError(ValueError):
 def new() -> str:
     """Return a new UUIDv7: ids of one time stand side by side in an index."""
     return str(uuid_utils.uuid7())
+
+
+def from_key(key: str, kind: str, timestamp: str) -> str:
+    """Return the UUIDv5 of an idempotency key: the same for the same three texts, in every release.
+
+    `kind`: "one", "now" or "bulk:<index>"; `timestamp`: as it was sent, "" where none was.
+    """
+    return str(uuid_utils.uuid5(_NAMESPACE, f"{key}\n{kind}\n{timestamp}"))
 
 
 def normalise(text: str) -> str:

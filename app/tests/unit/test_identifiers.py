@@ -65,3 +65,25 @@ def _version_7(seconds_ago: float) -> str:
 )
 def test_may_be_fresh(identifier: str, fresh: bool) -> None:
     assert identifiers.may_be_fresh(identifier, within_seconds=100) is fresh
+
+
+# They are for ever: a release that gives other ids would record again what was recorded before.
+@pytest.mark.parametrize(
+    ("key", "kind", "timestamp", "identifier"),
+    [
+        ("a", "one", "2009-09-28T19:03:12Z", "f63dfa62-f25d-5bfe-87ca-1da9c28dff69"),
+        ("a", "one", "2009-09-28T19:03:13Z", "599def4c-8a60-5ed8-8a5b-f00db4ba8bef"),
+        ("b", "one", "2009-09-28T19:03:12Z", "6b34c719-f005-50e0-b893-2be5a645c0ea"),
+        ("a", "now", "", "f39cdee1-4fb5-5971-a1b8-556ab354d954"),
+        ("a", "bulk:0", "2009-09-28T19:03:12Z", "cfb20d0f-b28c-547a-9af0-0b8959c1bc48"),
+        ("a", "bulk:9999", "2009-09-28T19:03:12Z", "54efca28-fe2a-5476-8e8c-c1d82be1373d"),
+        (
+            "8e03978e-40d5-43e8-bc93-6894a57f9324",
+            "one",
+            "2009-09-28 19:03:12.5+02:00",
+            "9d0fdec7-d05b-5cd7-be28-95f0ecc3d9db",
+        ),
+    ],
+)
+def test_ids_of_idempotency_keys(key: str, kind: str, timestamp: str, identifier: str) -> None:
+    assert identifiers.from_key(key, kind, timestamp) == identifier

@@ -5,6 +5,7 @@ import os
 import falcon.asgi
 
 from timestamp_service import http, identifiers, instants, messages, notify, problems, routes, settings
+from timestamp_service.command import idempotency
 from timestamp_service.command.publisher import NotPublishedError, OverloadedError, Publisher
 from timestamp_service.http import App
 from timestamp_service.logs import Log
@@ -43,16 +44,27 @@ class Recording:
         if self._publisher is not None:
             await self._publisher.close()
 
-    async def record(self, instant: str, request: falcon.asgi.Request) -> str:
-        """Publish `instant` and return its id once it is acknowledged. Raises Problem."""
-        command = Command(identifiers.new(), instant)
+    async def record(self, instant: str, request: falcon.asgi.Request, sent: str | None) -> str:
+        """Publish `instant` and return its id once it is acknowledged. Raises Problem.
+
+        `sent`: the timestamp as it was sent, None where none was; the id of an idempotency key is made of it.
+        """
+        key = idempotency.key_of(request)
+        if key is None:
+            identifier = identifiers.new()
+        else:
+            identifier = identifiers.from_key(key, "now" if sent is None else "one", sent or "")
+        command = Command(identifier, instant)
         request.context.command_id = command.command_id
         correlation = http.correlation_of(request)
         if self._publisher is None:
             raise problems.unavailable("kafka")
         try:
             await self._publisher.publish(
-                command.command_id, messages.encode(command), correlation.kafka_headers(), by_key=False
+                command.command_id,
+                messages.encode(command),
+                correlation.kafka_headers(),
+                by_key=key is not None,
             )
         except NotPublishedError:
             raise problems.Problem(
@@ -82,7 +94,7 @@ class Timestamp:
                 400,
                 f"The timestamp is not accepted: {error}. Expected is RFC 3339 such as {instants.EXAMPLE}.",
             ) from None
-        answer(response, await self._recording.record(instant, request))
+        answer(response, await self._recording.record(instant, request, text))
 
 
 class Now:
@@ -95,7 +107,7 @@ class Now:
     async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Answer the id of the record."""
         http.require_json_accepted(request)
-        answer(response, await self._recording.record(instants.now(), request))
+        answer(response, await self._recording.record(instants.now(), request, None))
 
 
 def answer(response: falcon.asgi.Response, identifier: str) -> None:

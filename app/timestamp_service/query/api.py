@@ -1,12 +1,14 @@
 """Query API: GET reads records back from PostgreSQL."""
 
 import os
+from http import HTTPStatus
 
 import falcon.asgi
 
 from timestamp_service import http, identifiers, notify, problems, routes, settings
 from timestamp_service.http import App
 from timestamp_service.logs import Log
+from timestamp_service.query import caching, preferences
 from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError
 from timestamp_service.start import read_settings
 
@@ -74,18 +76,32 @@ class Timestamp:
             ) from None
         request.context.command_id = identifier
         reader = self._reading.reader
-        wait = WAIT_SECONDS if identifiers.may_be_fresh(identifier, FRESH_SECONDS) else 0.0
+        preferred = preferences.wait_of(request)
+        if preferred is not None:
+            wait = float(preferred)
+            response.set_header(preferences.APPLIED_HEADER, f"wait={preferred}")
+        else:
+            wait = WAIT_SECONDS if identifiers.may_be_fresh(identifier, FRESH_SECONDS) else 0.0
         try:
             record = await reader.wait(identifier, wait)
         except UnavailableError:
             raise problems.unavailable("database") from None
         except CrowdedError:
+            if preferred is not None:
+                raise problems.Problem(
+                    503, "As many as may wait are waiting already. Try again shortly.", retry_after=1
+                ) from None
             record = None
         if record is None:
-            response.set_header("Cache-Control", "no-store")
+            response.set_header("Cache-Control", caching.NEVER)
             raise problems.Problem(
                 404, "There is no record of this id. One just posted may still be on its way.", retry_after=1
             )
+        response.set_header("ETag", caching.entity_tag(identifier))
+        response.set_header("Cache-Control", caching.FOR_EVER)
+        if caching.has_it(request, identifier):
+            response.status = HTTPStatus.NOT_MODIFIED
+            return
         response.content_type = http.JSON
         response.data = record.to_json()
 
