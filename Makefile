@@ -66,7 +66,8 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	cd app && mypy
 	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
 	mypy molecule/tests
-	git ls-files -z | xargs -0 awk 'FNR == 1 && /^#!.*sh$$/ { printf "%s\0", FILENAME } { nextfile }' | xargs -0 shellcheck
+	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
+	    xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' | xargs shellcheck
 
 unit: setup ## Tests of the application and of the deployment's Python code
 	pytest app/tests -m 'not integration'
