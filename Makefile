@@ -20,7 +20,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
 
-.PHONY: help setup up stop down status logs ssh url ca
+.PHONY: help setup up stop down status diagnose logs ssh url ca
 .PHONY: test test-fast lint unit integration molecule docs requirements bench-provision
 
 ##@ Run the service on this computer
@@ -29,6 +29,9 @@ up: ## Make the two nodes, set them up, send one timestamp the whole way (again:
 
 status: | $(VENV)/made-of ## A line a unit of every node, and one for the whole way (it records one timestamp)
 	@$(RUN) scripts/status.py --inventory $(INVENTORY)
+
+diagnose: | $(VENV)/made-of ## Check everything, and say for each failure what mends it (it records one timestamp)
+	@$(RUN) scripts/diagnose.py --inventory $(INVENTORY)
 
 logs: | $(VENV)/made-of ## Journals of our units: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1
 	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node "$$NODE" --unit "$$UNIT" --lines $(LINES) $(if $(FOLLOW),--follow) logs

@@ -32,6 +32,7 @@ QUESTION = {
     "secrets": "{{ secrets_folder | default('') }}",
     "state": "{{ local_node_state_folder | default('') }}",
     "url": "{{ service_url | default('') }}",
+    "hint": "{{ unreachable_hint | default('') }}",
 }
 
 
@@ -41,11 +42,16 @@ class InventoryError(Exception):
 
 @dataclass(frozen=True)
 class Host:
-    """A node: its name, its groups, and the ssh command that reaches it (without what is to be run there)."""
+    """A node: its name, groups, address, and the ssh command that reaches it (without what is to run there).
+
+    The hint says how a person mends it when the node does not answer.
+    """
 
     name: str
     groups: frozenset[str]
     ssh: tuple[str, ...]
+    address: str = ""
+    hint: str = ""
 
     @property
     def short_name(self) -> str:
@@ -119,7 +125,8 @@ def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
         secrets_folder=Path(web[0]["secrets"]),
         state_folder=Path(web[0]["state"] or default_state_folder()),
         nodes=tuple(
-            Host(name, frozenset(one["groups"]), ssh_command(one)) for name, one in sorted(nodes.items())
+            Host(name, frozenset(one["groups"]), ssh_command(one), one["address"], one["hint"])
+            for name, one in sorted(nodes.items())
         ),
     )
 

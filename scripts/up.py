@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import diagnose
 from check import INSTANT, CheckError, send_and_read_back
 from inventory import PROJECT, InventoryError, environment, read_service, tool
 
@@ -40,6 +41,12 @@ def failed(step: int, what: str, advice: str) -> int:
     return 1
 
 
+def diagnosed(inventory: str) -> None:
+    """Show what `make diagnose` finds, as somebody whose run failed would ask next."""
+    print("\nWhat `make diagnose` finds:", flush=True)
+    diagnose.main(["--inventory", inventory])
+
+
 def main(arguments: Sequence[str]) -> int:
     """Bring the service up on the local nodes of an inventory."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -57,17 +64,19 @@ def main(arguments: Sequence[str]) -> int:
         )
     print(f"[4/{STEPS}] Set up the service on the machines (site.yml)", flush=True)
     if play(inventory, "site.yml"):
+        diagnosed(inventory)
         return failed(
             4,
             "the set-up",
-            "The task above says why; `make status` and `make logs` show more. `make up` goes on from here.",
+            "The task that failed says why, the checks above and `make logs` show more. `make up` goes on.",
         )
     print(f"[5/{STEPS}] Send one timestamp the whole way and read it back", flush=True)
     try:
         service = read_service(inventory)
         passage = send_and_read_back(service.url, service.certificate_authority)
     except (CheckError, InventoryError) as error:
-        return failed(5, str(error), "`make status` shows which process does not work, `make logs` why.")
+        diagnosed(inventory)
+        return failed(5, str(error), "The checks above say what does not work, `make logs` why.")
 
     authority = shlex.quote(str(service.certificate_authority))
     print(

@@ -38,6 +38,7 @@ def said(**changes: object) -> dict[str, object]:
         "secrets": "/secrets",
         "state": "/state",
         "url": "",
+        "hint": "",
         **changes,
     }
 

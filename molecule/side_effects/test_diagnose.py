@@ -1,0 +1,265 @@
+"""`make diagnose` finds what is broken and says what mends it: things are broken for real, one by one.
+
+For nodes that may be broken: molecule's, or those that TIMESTAMP_INVENTORY names. Each thing is mended again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import diagnose
+import pytest
+from diagnose import Check
+from inventory import Host, Service, read_service
+
+PROJECT = Path(__file__).resolve().parents[2]
+WELL_SECONDS = 60.0
+DROP_INPUT = (
+    "nft 'add table inet breakage;"
+    " add chain inet breakage input { type filter hook input priority -10; };"
+    " add rule inet breakage input %s drop'"
+)
+# Every command on a node may use it.
+PSQL = 'psql_() { runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 "$@"; };'
+
+QUERY_ROLE_BROKEN = """umask 077
+psql_ -c "SELECT rolpassword FROM pg_authid WHERE rolname = 'timestamp_query'" > /run/kept.password
+psql_ -c "ALTER ROLE timestamp_query PASSWORD 'another'"
+psql_ -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'timestamp_query'"
+sleep 2"""
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """What is done to a node, what undoes it, and the check that must fail, with what its mend must hold."""
+
+    name: str
+    group: str
+    do: str
+    undo: str
+    check: str
+    found: str
+    mend: str
+
+
+BREAKAGES = (
+    Breakage(
+        "kafka-stopped",
+        "kafka",
+        "systemctl stop kafka",
+        "systemctl start kafka",
+        "kafka.service",
+        "inactive",
+        "systemctl start kafka.service",
+    ),
+    Breakage(
+        "postgresql-stopped",
+        "postgresql",
+        "systemctl stop postgresql@15-main",
+        "systemctl start postgresql@15-main",
+        "postgresql@15-main.service",
+        "inactive",
+        "systemctl start postgresql@15-main.service",
+    ),
+    Breakage(
+        "nginx-masked",
+        "web",
+        "systemctl mask --now nginx",
+        "systemctl unmask nginx && systemctl start nginx",
+        "nginx.service",
+        "is masked",
+        "systemctl unmask --now nginx.service",
+    ),
+    Breakage(
+        "setting-wrong",
+        "web",
+        "cd /etc/timestamp-service && cp -p timestamp-command.env /run/kept.env"
+        " && echo SERVER_PORT=none >> timestamp-command.env; systemctl restart timestamp-command; sleep 2",
+        "cp -p /run/kept.env /etc/timestamp-service/timestamp-command.env"
+        " && systemctl restart timestamp-command",
+        "timestamp-command.service",
+        "SERVER_PORT",
+        "make logs NODE=web UNIT=timestamp-command.service",
+    ),
+    Breakage(
+        "process-hangs",
+        "web",
+        "systemctl kill --signal=STOP timestamp-consumer",
+        "systemctl kill --signal=CONT timestamp-consumer; systemctl restart timestamp-consumer",
+        "timestamp-consumer.service is ready",
+        "timed out",
+        "the process hangs",
+    ),
+    Breakage(
+        "packets-dropped",
+        "kafka",
+        DROP_INPUT % "tcp dport 9092",
+        "nft delete table inet breakage",
+        "reaches kafka",
+        "timed out",
+        "packets are lost",
+    ),
+    Breakage(
+        "firewall-gone",
+        "web",
+        "nft delete table inet timestamp_service",
+        "systemctl restart nftables",
+        "firewall",
+        "not loaded",
+        "systemctl restart nftables",
+    ),
+    Breakage(
+        "certificate-ends",
+        "web",
+        "cd /etc/nginx && cp -p timestamp-service.crt /run/kept.crt"
+        " && openssl req -x509 -new -subj /CN=soon -days 5"
+        " -key timestamp-service.key -out timestamp-service.crt",
+        "cp -p /run/kept.crt /etc/nginx/timestamp-service.crt",
+        "certificate /etc/nginx/timestamp-service.crt",
+        "valid for 5 more days",
+        "ansible-playbook site.yml",
+    ),
+    Breakage(
+        "key-of-another",
+        "postgresql",
+        "cd /etc/postgresql/15/main && cp -p server.key /run/kept.key"
+        " && openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 > server.key",
+        "cp -p /run/kept.key /etc/postgresql/15/main/server.key",
+        "certificate /etc/postgresql/15/main/server.crt",
+        "its key is missing or belongs to another certificate",
+        "ansible-playbook site.yml",
+    ),
+    Breakage(
+        "volume-full",
+        "kafka",
+        "systemctl stop kafka && mount -t tmpfs -o size=16m none /var/lib/kafka"
+        " && head -c 15M /dev/zero > /var/lib/kafka/full",
+        "umount /var/lib/kafka && systemctl start kafka",
+        "volume of /var/lib/kafka",
+        "0.0 GiB free of 0.0",
+        "add disk under /var/lib/kafka",
+    ),
+    Breakage(
+        "table-missing",
+        "postgresql",
+        "psql_ timestamps -c 'ALTER TABLE timestamp_records RENAME TO kept'",
+        "psql_ timestamps -c 'DROP TABLE IF EXISTS timestamp_records'"
+        " -c 'ALTER TABLE kept RENAME TO timestamp_records'",
+        "table timestamp_records",
+        "missing",
+        "restart timestamp-consumer",
+    ),
+    Breakage(
+        "password-changed",
+        "postgresql",
+        QUERY_ROLE_BROKEN,
+        "psql_ -c \"ALTER ROLE timestamp_query PASSWORD '$(cat /run/kept.password)'\"; rm /run/kept.password",
+        "timestamp-query.service is ready",
+        "",
+        "it cannot use PostgreSQL",
+    ),
+    Breakage(
+        "node-unreachable",
+        "postgresql",
+        # It undoes itself, as nobody can reach the node meanwhile.
+        "systemd-run --quiet --on-active=12s nft delete table inet breakage && "
+        + DROP_INPUT % "ct state new tcp dport 22",
+        "true",
+        "answers by ssh",
+        "timed out",
+        "",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def service() -> Service:
+    return read_service(os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory")))
+
+
+def run(node: Host, command: str) -> None:
+    done = subprocess.run(
+        [*node.ssh, "-o", "BatchMode=yes", PSQL + command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def failures(service: Service) -> list[Check]:
+    return [check for check in diagnose.diagnose(service) if not check.passed]
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until the condition holds; returns whether it did in time."""
+    end = time.monotonic() + seconds
+    while not (held := condition()) and time.monotonic() < end:
+        time.sleep(0.5)
+    return held
+
+
+@contextmanager
+def broken(service: Service, breakage: Breakage) -> Iterator[None]:
+    node = next(node for node in service.nodes if breakage.group in node.groups)
+    try:
+        run(node, breakage.do)
+        yield
+    finally:
+        assert until(lambda: answers(node), 30), f"{node.name} does not answer any more"
+        run(node, breakage.undo)
+
+
+def answers(node: Host) -> bool:
+    return (
+        subprocess.run(
+            [*node.ssh, "-o", "BatchMode=yes", "true"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
+
+
+@pytest.fixture(autouse=True)
+def well_before_and_after(service: Service) -> Iterator[None]:
+    yield
+    left: list[Check] = []
+
+    def is_well() -> bool:
+        left[:] = failures(service)
+        return not left
+
+    if not until(is_well, WELL_SECONDS):
+        # Whatever comes next would only find the same.
+        pytest.exit(f"The nodes are not well again after {WELL_SECONDS:g} s: {left}", 1)
+
+
+def test_all_is_well_at_first(service: Service) -> None:
+    assert failures(service) == []
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name)
+def test_breakage_is_found_and_its_mend_named(service: Service, breakage: Breakage) -> None:
+    with broken(service, breakage):
+        seen = failures(service)
+    found = [check for check in seen if check.what.startswith(breakage.check)]
+    assert found, seen
+    assert breakage.found in found[0].found, found
+    assert breakage.mend in found[0].mend, found
+
+
+def test_missing_ca_is_found(service: Service) -> None:
+    kept = service.certificate_authority.with_suffix(".kept")
+    service.certificate_authority.rename(kept)
+    try:
+        seen = failures(service)
+    finally:
+        kept.rename(service.certificate_authority)
+    assert [check.what for check in seen] == ["CA certificate", "a timestamp goes the whole way"]
+    assert "backup" in seen[0].mend

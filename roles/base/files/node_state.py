@@ -1,0 +1,197 @@
+#!/usr/bin/python3
+"""What a node can say of itself: units, certificates, volumes, ports, and what it reaches.
+
+Printed as JSON for `make diagnose`, which sends this file to the node, so that it works on one that was never
+set up. With --textfile the certificates and volumes are written as metrics for Prometheus' node exporter.
+Python's standard library alone: it runs with the system's interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import pathlib
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+CERTIFICATE_AUTHORITY = "/etc/timestamp-service/ca.crt"
+# A certificate, and the key that belongs to it.
+CERTIFICATES = (
+    (CERTIFICATE_AUTHORITY, ""),
+    ("/etc/kafka/server.pem", "/etc/kafka/server.pem"),
+    ("/etc/postgresql/*/main/server.crt", "/etc/postgresql/*/main/server.key"),
+    ("/etc/nginx/timestamp-service.crt", "/etc/nginx/timestamp-service.key"),
+)
+VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
+UNIT_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState")
+SECONDS = 5
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program; one that is missing or takes over 20 s counts as failed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+
+
+def certificates() -> list[dict[str, Any]]:
+    """Each certificate: its path, when it ends (Unix time; None: not readable), and if its key fits."""
+    found = []
+    for pattern, key_pattern in CERTIFICATES:
+        for path in sorted(glob.glob(pattern)):
+            said = run("openssl", "x509", "-in", path, "-noout", "-enddate", "-pubkey")
+            end, _, public = said.stdout.partition("\n")
+            key = (glob.glob(key_pattern) or [key_pattern])[0] if key_pattern else ""
+            fits = not key or run("openssl", "pkey", "-in", key, "-pubout").stdout == public
+            readable = said.returncode == 0 and end.startswith("notAfter=")
+            found.append(
+                {
+                    "path": path,
+                    "not_after": ssl.cert_time_to_seconds(end.partition("=")[2]) if readable else None,
+                    "key_fits": fits,
+                }
+            )
+    return found
+
+
+def volumes() -> list[dict[str, Any]]:
+    """Each volume there: free and whole size in bytes, and the share of its inodes that is free (0 to 1)."""
+    found = []
+    for path in VOLUMES:
+        if os.path.isdir(path):
+            state = os.statvfs(path)
+            found.append(
+                {
+                    "path": path,
+                    "free": state.f_bavail * state.f_frsize,
+                    "size": state.f_blocks * state.f_frsize,
+                    "free_inodes": state.f_favail / state.f_files if state.f_files else 1.0,
+                }
+            )
+    return found
+
+
+def units(names: list[str]) -> list[dict[str, str]]:
+    """Ask systemd about units; for each that is not active, the end of its journal too."""
+    if not names:
+        return []
+    said = run("systemctl", "show", "--property=" + ",".join(UNIT_PROPERTIES), *names)
+    found = []
+    for block in said.stdout.strip().split("\n\n"):
+        unit = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if not unit.get("Id"):
+            continue
+        if unit.get("ActiveState") != "active":
+            journal = ("journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=3")
+            unit["journal"] = run(*journal, "--unit", unit["Id"]).stdout
+        found.append(unit)
+    return found
+
+
+def failed_units() -> list[str]:
+    """Names of all units that systemd calls failed."""
+    said = run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--full")
+    return [line.split()[0] for line in said.stdout.splitlines() if line.strip()]
+
+
+def reach(peer: str) -> dict[str, str]:
+    """Open a TCP connection to ADDRESS:PORT; with Kafka a TLS one as well, trusting our CA alone."""
+    host, _, port = peer.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), SECONDS) as plain:
+            if port == "9092":
+                context = ssl.create_default_context(cafile=CERTIFICATE_AUTHORITY)
+                with context.wrap_socket(plain, server_hostname=host):
+                    pass
+    except (OSError, ValueError) as error:
+        return {"peer": peer, "error": str(error) or type(error).__name__}
+    return {"peer": peer, "error": ""}
+
+
+def ask(port: int) -> dict[str, Any]:
+    """Ask a process on loopback if it is ready: the status (0 when it does not answer) and what it said."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/ready", timeout=SECONDS) as answer:
+            return {"port": port, "status": answer.status, "said": ""}
+    except urllib.error.HTTPError as error:
+        return {"port": port, "status": error.code, "said": error.read(500).decode(errors="replace")}
+    except OSError as error:
+        return {"port": port, "status": 0, "said": str(error)}
+
+
+def database() -> dict[str, Any]:
+    """Ask PostgreSQL on this node for its connections, and whether the table of records is there."""
+    query = (
+        "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
+        " current_setting('max_connections'), to_regclass('public.timestamp_records') IS NOT NULL"
+    )
+    said = run("runuser", "-u", "postgres", "--", "psql", "-XAtc", query, "timestamps")
+    if said.returncode:
+        return {"error": said.stderr.strip().splitlines()[-1] if said.stderr.strip() else "psql failed"}
+    used, most, table = said.stdout.strip().split("|")
+    return {"error": "", "connections": int(used), "most": int(most), "table": table == "t"}
+
+
+def state(question: dict[str, Any]) -> dict[str, Any]:
+    """All that is asked for: units, peers and ports come from whoever asks."""
+    return {
+        "time": time.time(),
+        "units": units(question.get("units", [])),
+        "failed_units": failed_units(),
+        "certificates": certificates(),
+        "volumes": volumes(),
+        "firewall": run("nft", "list", "table", "inet", "timestamp_service").returncode == 0,
+        "reached": [reach(peer) for peer in question.get("peers", [])],
+        "ready": [ask(port) for port in question.get("ports", [])],
+        "database": database() if question.get("database") else None,
+    }
+
+
+def metrics() -> str:
+    """Certificates and volumes in Prometheus' text form."""
+    lines = [
+        "# HELP timestamp_certificate_not_after_seconds Unix time at which a certificate ends.",
+        "# TYPE timestamp_certificate_not_after_seconds gauge",
+    ]
+    for certificate in certificates():
+        if certificate["not_after"] is not None:
+            labels = f'{{path="{certificate["path"]}"}}'
+            lines.append(f"timestamp_certificate_not_after_seconds{labels} {certificate['not_after']}")
+    for name, what in (("free", "Bytes that are free"), ("size", "Bytes in all")):
+        lines.append(f"# HELP timestamp_volume_{name}_bytes {what} on the volume of a path.")
+        lines.append(f"# TYPE timestamp_volume_{name}_bytes gauge")
+        lines += [
+            f'timestamp_volume_{name}_bytes{{path="{volume["path"]}"}} {volume[name]}' for volume in volumes()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Print the state, or write the metrics."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--textfile", help="write metrics to this file")
+    parser.add_argument("question", nargs="?", default="{}", help="JSON: units, peers, ports, database")
+    chosen = parser.parse_args(arguments)
+    if chosen.textfile:
+        # Never half a file: the exporter may read at any time.
+        new = pathlib.Path(chosen.textfile + ".new")
+        new.write_text(metrics(), encoding="utf-8")
+        new.chmod(0o644)
+        new.replace(chosen.textfile)
+    else:
+        json.dump(state(json.loads(chosen.question)), sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,179 @@
+"""What `make diagnose` makes of a node's state; molecule/side_effects breaks real nodes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import diagnose
+import pytest
+from inventory import Host
+
+NOW = 1_800_000_000.0
+NODES = (
+    Host("db.example", frozenset({"nodes", "kafka", "postgresql"}), ("ssh", "db"), "192.0.2.11"),
+    Host("web.example", frozenset({"nodes", "web"}), ("ssh", "web"), "192.0.2.12"),
+)
+DATABASE, WEB = NODES
+
+
+def state(**changes: Any) -> dict[str, Any]:
+    """Return what a node without a fault says."""
+    return {
+        "time": NOW,
+        "ahead": 0.0,
+        "units": [],
+        "failed_units": [],
+        "certificates": [],
+        "volumes": [],
+        "firewall": True,
+        "reached": [],
+        "ready": [],
+        "database": None,
+        **changes,
+    }
+
+
+def failures(node: Host, **changes: Any) -> list[diagnose.Check]:
+    return [check for check in diagnose.look_at_node(node, NODES, state(**changes)) if not check.passed]
+
+
+def unit(**changes: str) -> dict[str, str]:
+    return {
+        "Id": "nginx.service",
+        "LoadState": "loaded",
+        "ActiveState": "active",
+        "SubState": "running",
+        "Result": "success",
+        **changes,
+    }
+
+
+def test_question_is_that_of_the_groups() -> None:
+    asked = diagnose.question(WEB, NODES)
+    assert asked["peers"] == ["192.0.2.11:9092", "192.0.2.11:5432"]
+    assert asked["ports"] == [7080, 7081, 7082]
+    assert "nginx.service" in asked["units"]
+    assert diagnose.question(DATABASE, NODES)["database"]
+    assert "peers" not in diagnose.question(DATABASE, NODES)
+
+
+def test_nothing_fails_where_nothing_is_wrong() -> None:
+    volume = {"path": "/", "free": 50 << 30, "size": 100 << 30, "free_inodes": 0.9}
+    certificate = {"path": "/c", "not_after": NOW + 90 * 86400, "key_fits": True}
+    assert failures(WEB, units=[unit()], volumes=[volume], certificates=[certificate]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "mend"),
+    [
+        ({"ahead": 100.0}, "clock", "systemd-timesyncd"),
+        ({"ahead": -100.0}, "clock", "systemd-timesyncd"),
+        ({"firewall": False}, "firewall", "systemctl restart nftables"),
+        ({"failed_units": ["other.service"]}, "other.service", "systemctl status other.service"),
+        ({"units": [unit(ActiveState="inactive")]}, "nginx.service", "systemctl start nginx.service"),
+        ({"units": [unit(ActiveState="failed", journal="no key\n")]}, "nginx.service", "make logs NODE=web"),
+        ({"units": [unit(ActiveState="inactive", LoadState="masked")]}, "nginx.service", "systemctl unmask"),
+        ({"units": [unit(ActiveState="inactive", LoadState="not-found")]}, "nginx.service", "site.yml"),
+        ({"units": [unit(ActiveState="activating", SubState="start")]}, "nginx.service", "it waits for what"),
+        (
+            {"volumes": [{"path": "/d", "free": 9 << 30, "size": 100 << 30, "free_inodes": 0.9}]},
+            "volume of /d",
+            "add disk under /d",
+        ),
+        (
+            {"volumes": [{"path": "/d", "free": 90 << 30, "size": 100 << 30, "free_inodes": 0.01}]},
+            "volume of /d",
+            "add disk under /d",
+        ),
+        (
+            {"certificates": [{"path": "/c", "not_after": NOW + 29 * 86400, "key_fits": True}]},
+            "certificate /c",
+            "site.yml",
+        ),
+        (
+            {"certificates": [{"path": "/c", "not_after": NOW - 86400, "key_fits": True}]},
+            "certificate /c",
+            "site.yml",
+        ),
+        (
+            {"certificates": [{"path": "/c", "not_after": None, "key_fits": True}]},
+            "certificate /c",
+            "site.yml",
+        ),
+        (
+            {"certificates": [{"path": "/c", "not_after": NOW + 90 * 86400, "key_fits": False}]},
+            "certificate /c",
+            "site.yml",
+        ),
+        (
+            {"reached": [{"peer": "192.0.2.11:9092", "error": "timed out"}]},
+            "reaches kafka at 192.0.2.11:9092",
+            "make ssh NODE=db COMMAND='nft list",
+        ),
+        (
+            {"reached": [{"peer": "192.0.2.11:5432", "error": "[Errno 111] Connection refused"}]},
+            "reaches postgresql at 192.0.2.11:5432",
+            "systemctl restart postgresql@15-main.service",
+        ),
+        (
+            {"reached": [{"peer": "192.0.2.11:9092", "error": "certificate verify failed"}]},
+            "reaches kafka at 192.0.2.11:9092",
+            "different CAs",
+        ),
+    ],
+)
+def test_failure_names_its_mend(changes: dict[str, Any], what: str, mend: str) -> None:
+    (found,) = failures(WEB, **changes)
+    assert found.what == what
+    assert mend in found.mend
+    assert diagnose.line(found).startswith("FAIL  web")
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ({"status": 0, "said": "timed out"}, "the process hangs"),
+        ({"status": 503, "said": '{"detail": "The kafka does not answer."}'}, "it cannot use Kafka"),
+        ({"status": 503, "said": '{"detail": "The database does not answer."}'}, "it cannot use PostgreSQL"),
+        ({"status": 500, "said": "?"}, "make logs NODE=web UNIT=timestamp-query.service"),
+    ],
+)
+def test_process_that_is_not_ready_says_what_it_lacks(said: dict[str, Any], mend: str) -> None:
+    running = [unit(Id="timestamp-query.service")]
+    (found,) = failures(WEB, units=running, ready=[{"port": 7082, **said}])
+    assert mend in found.mend
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ({"error": 'database "timestamps" does not exist'}, "database timestamps"),
+        ({"error": "", "connections": 90, "most": 100, "table": True}, "database connections"),
+        ({"error": "", "connections": 3, "most": 100, "table": False}, "table timestamp_records"),
+    ],
+)
+def test_faults_of_the_database_are_told_apart(said: dict[str, Any], what: str) -> None:
+    (found,) = failures(DATABASE, database=said)
+    assert found.what == what
+
+
+@pytest.fixture
+def node_state() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("node_state", diagnose.STATE_PROGRAM)
+    assert specification
+    assert specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_metrics_are_written_whole(node_state: ModuleType, tmp_path: Path) -> None:
+    target = tmp_path / "timestamp_service.prom"
+    assert node_state.main(["--textfile", str(target)]) == 0
+    text = target.read_text()
+    assert 'timestamp_volume_free_bytes{path="/"} ' in text
+    assert text.endswith("\n")
+    assert list(tmp_path.iterdir()) == [target]
