@@ -12,6 +12,7 @@ UNIT ?=
 LINES ?= 100
 FOLLOW ?=
 COMMAND ?=
+BENCH ?=
 
 # Ansible ignores an ansible.cfg beside it where others may write to the folder.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -21,7 +22,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 RUN := $(VENV)/bin/python -B
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca
-.PHONY: test test-fast lint unit integration molecule docs requirements bench-provision
+.PHONY: test test-fast lint unit integration molecule docs requirements bench-app bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -66,7 +67,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	yamllint --strict .
 	ruff check .
 	ruff format --check .
-	cd app && mypy
+	cd app && mypy && MYPYPATH=.:.. mypy -p bench
 	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
 	mypy molecule/tests
 	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
@@ -90,6 +91,9 @@ requirements: setup ## Pin the newest versions that requirements/*.in allow
 	cd requirements && for name in nodes installer controller; do \
 	    pip-compile --quiet --upgrade --allow-unsafe --generate-hashes --no-emit-find-links --no-emit-index-url \
 	        --no-emit-trusted-host --strip-extras --output-file=$$name.txt $$name.in; done
+
+bench-app: ## Measure the three processes on loopback, next to rulers: BENCH='--quick' or what `--help` lists
+	@scripts/setup.sh test bench; PYTHONPATH=app $(VENV)/bin/python -B -m bench $(BENCH)
 
 bench-provision: ## Measure `make up` on nodes of its own: nothing cached, all cached, nothing to do
 	@scripts/setup.sh up; $(RUN) scripts/bench_provision.py

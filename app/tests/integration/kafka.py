@@ -5,6 +5,7 @@ import signal
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -49,9 +50,10 @@ def kafka_home() -> Path:
 class Kafka:
     """A broker. Its data stay when it is stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, jvm: Sequence[str] = _JVM) -> None:
         self._folder = folder
-        self._libraries = f"{kafka_home()}/libs/*"
+        self._jvm = jvm
+        self.libraries = f"{kafka_home()}/libs/*"
         self.port = free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
         self._properties = folder / "server.properties"
@@ -60,7 +62,7 @@ class Kafka:
         )
         # One that begins with a dash would be taken for an option.
         cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
-        storage_tool = ["java", "-Xmx64m", "-cp", self._libraries, "kafka.tools.StorageTool"]
+        storage_tool = ["java", "-Xmx64m", "-cp", self.libraries, "kafka.tools.StorageTool"]
         subprocess.run(
             [*storage_tool, "format", "--cluster-id", cluster, "--config", str(self._properties)],
             check=True,
@@ -80,7 +82,7 @@ class Kafka:
         """Start it, and wait until it answers."""
         self._process = Process(
             "kafka",
-            ["java", *_JVM, "-cp", self._libraries, "kafka.Kafka", str(self._properties)],
+            ["java", *self._jvm, "-cp", self.libraries, "kafka.Kafka", str(self._properties)],
             self._folder,
             os.environ,
         )

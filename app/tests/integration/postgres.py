@@ -23,6 +23,9 @@ _SETTINGS = """
 port = {port}
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '{folder}'
+"""
+# Tests lose nothing that a crash of this computer would take.
+_SMALL = """\
 shared_buffers = 32MB
 fsync = off
 """
@@ -45,7 +48,7 @@ GRANT USAGE ON SCHEMA public TO timestamp_consumer, timestamp_query;
 class Postgres:
     """A server. Its data stay when it is stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: str = _SMALL) -> None:
         self._folder = folder
         # It refuses to run as root.
         self._as_user: list[str] = []
@@ -71,7 +74,7 @@ class Postgres:
             timeout=60,
         )
         with (folder / "data" / "postgresql.conf").open("a") as configuration:
-            configuration.write(_SETTINGS.format(port=self.port, folder=folder))
+            configuration.write(_SETTINGS.format(port=self.port, folder=folder) + settings)
         self._process: Process | None = None
         self.start()
         self.run("postgres", _ROLES)

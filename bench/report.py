@@ -1,0 +1,75 @@
+"""The table of what was measured."""
+
+import os
+import platform
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One round of one row.
+
+    `value` and `ruler` are in `unit`; p50 and p99 are in milliseconds; `cpu` holds the CPU µs a request (or
+    message) of each process.
+    """
+
+    row: str
+    unit: str
+    value: float
+    ruler: float | None = None
+    p50: float | None = None
+    p99: float | None = None
+    cpu: Mapping[str, float] = field(default_factory=dict)
+    failed: int = 0
+
+
+def table(samples: Iterable[Sample]) -> str:
+    """Return a line a row: median (min to max) over its rounds."""
+    rows: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        rows[sample.row].append(sample)
+    lines = [
+        f"{'':36} {'median':>9} {'min':>9} {'max':>9} {'unit':8} {'ratio':>5} {'p50 ms':>7} {'p99 ms':>7}"
+        "  CPU µs each"
+    ]
+    for name, rounds in rows.items():
+        values = [sample.value for sample in rounds]
+        ratios = [sample.value / sample.ruler for sample in rounds if sample.ruler]
+        processes = dict.fromkeys(process for sample in rounds for process in sample.cpu)
+        cpu = [
+            f"{process} {median([sample.cpu.get(process, 0.0) for sample in rounds]):.0f}"
+            for process in processes
+        ]
+        failed = sum(sample.failed for sample in rounds)
+        lines.append(
+            f"{name:36} {_number(median(values)):>9} {_number(min(values)):>9} {_number(max(values)):>9} "
+            f"{rounds[0].unit:8} {f'{median(ratios):.2f}' if ratios else '':>5} "
+            f"{_middle([sample.p50 for sample in rounds]):>7} {_middle([sample.p99 for sample in rounds]):>7}"
+            f"  {', '.join(cpu)}{f'  FAILED: {failed}' if failed else ''}"
+        )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def machine() -> str:
+    """Return what the figures were measured on, and how busy it was with other things."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    load = "/".join(f"{load:.1f}" for load in os.getloadavg())
+    return (
+        f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}, {memory:.0f} GiB, "
+        f"Linux {platform.release()}, Python {platform.python_version()}, load before {load}"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _middle(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return _number(median(known)) if known else ""
