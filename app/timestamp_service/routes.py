@@ -6,6 +6,7 @@ from dataclasses import dataclass
 READ = ("GET", "HEAD")
 
 RECORD = "/api/v1/timestamp/{text}"
+RECORDS = "/api/v1/timestamps"
 NOW = ("/api/v1/timestamp", "/api/v1/timestamp/", "/app")
 HEALTH = "/health"
 READY = "/ready"
@@ -21,6 +22,7 @@ class Route:
 
 ROUTES = (
     Route(RECORD, (*READ, "POST")),
+    Route(RECORDS, (*READ, "POST")),
     *(Route(path, ("POST",)) for path in NOW),
     *(Route(path, READ) for path in (HEALTH, READY)),
 )

@@ -120,7 +120,9 @@ class Postgres:
         """Let it go on."""
         self.process.send_all(signal.SIGCONT)
 
-    def run(self, database: str, statements: str) -> list[tuple[Any, ...]]:
+    def run(
+        self, database: str, statements: str, parameters: tuple[Any, ...] | None = None
+    ) -> list[tuple[Any, ...]]:
         """Run SQL as the superuser and return the rows of the last statement."""
         connection = psycopg2.connect(
             host="127.0.0.1",
@@ -133,7 +135,7 @@ class Postgres:
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(statements)
+                cursor.execute(statements, parameters)
                 return cursor.fetchall() if cursor.description is not None else []
         finally:
             connection.close()

@@ -10,6 +10,7 @@ from timestamp_service import routes
         ("/api/v1/timestamp/x", ("GET", "HEAD", "POST", "OPTIONS")),
         ("/api/v1/timestamp", ("POST", "OPTIONS")),
         ("/api/v1/timestamp/", ("POST", "OPTIONS")),
+        ("/api/v1/timestamps", ("GET", "HEAD", "POST", "OPTIONS")),
         ("/app", ("POST", "OPTIONS")),
         ("/health", ("GET", "HEAD", "OPTIONS")),
         ("/ready", ("GET", "HEAD", "OPTIONS")),

@@ -1,11 +1,12 @@
 """Command API: POST records an instant in the Kafka log."""
 
 import os
+from collections.abc import Sequence
 
 import falcon.asgi
 
 from timestamp_service import http, identifiers, instants, messages, notify, problems, routes, settings
-from timestamp_service.command import idempotency
+from timestamp_service.command import bulk, idempotency
 from timestamp_service.command.publisher import NotPublishedError, OverloadedError, Publisher
 from timestamp_service.http import App
 from timestamp_service.logs import Log
@@ -56,14 +57,13 @@ class Recording:
             identifier = identifiers.from_key(key, "now" if sent is None else "one", sent or "")
         command = Command(identifier, instant)
         request.context.command_id = command.command_id
-        correlation = http.correlation_of(request)
         if self._publisher is None:
             raise problems.unavailable("kafka")
         try:
             await self._publisher.publish(
-                command.command_id,
+                identifier,
                 messages.encode(command),
-                correlation.kafka_headers(),
+                http.correlation_of(request).kafka_headers(),
                 by_key=key is not None,
             )
         except NotPublishedError:
@@ -71,10 +71,42 @@ class Recording:
                 503, "The log has not acknowledged the record in time. Try again shortly.", retry_after=1
             ) from None
         except OverloadedError:
+            raise _overloaded() from None
+        return identifier
+
+    async def record_all(self, found: Sequence[bulk.Instant], request: falcon.asgi.Request) -> list[str]:
+        """Publish all and return their ids, in order, once all are acknowledged. Raises Problem."""
+        key = idempotency.key_of(request)
+        if self._publisher is None:
+            raise problems.unavailable("kafka")
+        if key is None:
+            made = [identifiers.new() for _ in found]
+        else:
+            made = [
+                identifiers.from_key(key, f"bulk:{index}", instant.sent)
+                for index, instant in enumerate(found)
+            ]
+        commands = [
+            (identifier, messages.encode(Command(identifier, instant.canonical)))
+            for identifier, instant in zip(made, found, strict=True)
+        ]
+        headers = http.correlation_of(request).kafka_headers()
+        try:
+            await self._publisher.publish_all(commands, headers, by_key=key is not None)
+        except NotPublishedError:
             raise problems.Problem(
-                503, "Too many records are on their way. Try again shortly.", retry_after=1
+                503,
+                "The log has not acknowledged all records in time; some may be recorded. "
+                f"Repeating the request is safe with the same {idempotency.HEADER}.",
+                retry_after=1,
             ) from None
-        return command.command_id
+        except OverloadedError:
+            raise _overloaded() from None
+        return made
+
+
+def _overloaded() -> problems.Problem:
+    return problems.Problem(503, "Too many records are on their way. Try again shortly.", retry_after=1)
 
 
 class Timestamp:
@@ -110,6 +142,21 @@ class Now:
         answer(response, await self._recording.record(instants.now(), request, None))
 
 
+class Timestamps:
+    """`POST /api/v1/timestamps` records many instants: all of them, or none."""
+
+    def __init__(self, recording: Recording) -> None:
+        """Record by `recording`."""
+        self._recording = recording
+
+    async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
+        """Answer the ids of the records, in the order of the instants."""
+        http.require_json_accepted(request)
+        made = await self._recording.record_all(await bulk.read(request), request)
+        response.content_type = http.JSON
+        response.data = b'{"ids":[%s]}' % ",".join([f'"{identifier}"' for identifier in made]).encode()
+
+
 def answer(response: falcon.asgi.Response, identifier: str) -> None:
     """Fill `response` with the id of a new record."""
     response.content_type = http.JSON
@@ -125,5 +172,9 @@ def create_app() -> App:
     config = read_settings(SERVICE, settings.read_command)
     log = Log(SERVICE, config.server.log_level)
     recording = Recording(config, log)
-    resources = {routes.RECORD: Timestamp(recording), **dict.fromkeys(routes.NOW, Now(recording))}
+    resources = {
+        routes.RECORD: Timestamp(recording),
+        routes.RECORDS: Timestamps(recording),
+        **dict.fromkeys(routes.NOW, Now(recording)),
+    }
     return http.make_app(recording, resources, log, notify.from_environment(os.environ))

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -28,6 +28,10 @@ _MOMENTS_PER_SECOND = 200
 _STUCK_SECONDS = 15.0
 _METADATA_SECONDS = 2.0
 _SWEEP_SECONDS = 0.05
+# Messages of one bulk at most: the queue has room for one beyond what may be in flight.
+BULK_MAX = 10_000
+# After so many of a bulk the event loop has a turn: about a millisecond.
+_BULK_TURN = 500
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -74,7 +78,7 @@ class Publisher:
                 "partitioner": "murmur2_random",
                 "linger.ms": 0,
                 "retry.backoff.ms": 50,
-                "queue.buffering.max.messages": max(config.in_flight_max * 2, 1000),
+                "queue.buffering.max.messages": config.in_flight_max + BULK_MAX,
                 "topic.metadata.refresh.interval.ms": 30_000,
                 "error_cb": self._on_error,
             }
@@ -109,9 +113,66 @@ class Publisher:
                 self._log.warning("not_acknowledged", command_id=key, error=error.str())
                 acknowledged.set_exception(NotPublishedError())
 
-        partition = -1
-        if not by_key:
-            partition = self._partitions[int(now * _MOMENTS_PER_SECOND) % len(self._partitions)]
+        self._produce(key, value, headers, self._partition(by_key), report, now)
+        self._expect(acknowledged)
+        return acknowledged
+
+    async def publish_all(
+        self, messages: Sequence[tuple[str, bytes]], headers: Headers, *, by_key: bool
+    ) -> None:
+        """Send up to BULK_MAX messages (key, value), and return when all in-sync replicas have all of them.
+
+        Raises as `publish` does; some may be in the log then.
+        """
+        if self._failed or not self._partitions:
+            raise NotPublishedError
+        if self._in_flight >= self._in_flight_max:
+            raise OverloadedError
+        if not messages:
+            return
+        acknowledged: asyncio.Future[None] = self._loop.create_future()
+        left = len(messages)
+
+        def report(error: KafkaError | None, _message: Message) -> None:
+            nonlocal left
+            self._in_flight -= 1
+            left -= 1
+            if acknowledged.done():
+                return
+            if error is not None:
+                self._log.warning("not_acknowledged", error=error.str(), messages=len(messages))
+                acknowledged.set_exception(NotPublishedError())
+            elif not left:
+                acknowledged.set_result(None)
+
+        partition = self._partition(by_key)
+        try:
+            for start in range(0, len(messages), _BULK_TURN):
+                now = self._loop.time()
+                for key, value in messages[start : start + _BULK_TURN]:
+                    self._produce(key, value, headers, partition, report, now)
+                await asyncio.sleep(0)
+        except BaseException:
+            # Nobody is there to hear how it ends.
+            acknowledged.cancel()
+            raise
+        self._expect(acknowledged)
+        await acknowledged
+
+    def _partition(self, by_key: bool) -> int:
+        if by_key:
+            return -1
+        return self._partitions[int(self._loop.time() * _MOMENTS_PER_SECOND) % len(self._partitions)]
+
+    def _produce(
+        self,
+        key: str,
+        value: bytes,
+        headers: Headers,
+        partition: int,
+        report: Callable[[KafkaError | None, Message], None],
+        now: float,
+    ) -> None:
         try:
             self._producer.produce(
                 self._topic, value, key, partition=partition, on_delivery=report, headers=headers
@@ -125,10 +186,12 @@ class Publisher:
             self._last_report = now
             self._poll_soon()
         self._in_flight += 1
-        self._waiting.append((now + self._acknowledge_seconds, acknowledged))
+
+    def _expect(self, acknowledged: "asyncio.Future[None]") -> None:
+        """Fail `acknowledged` when it is late."""
+        self._waiting.append((self._loop.time() + self._acknowledge_seconds, acknowledged))
         if self._sweep_handle is None:
             self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-        return acknowledged
 
     async def check(self) -> str | None:
         """Ask the brokers for the topic; return None when it is there, else "kafka"."""

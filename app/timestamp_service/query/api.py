@@ -8,7 +8,7 @@ import falcon.asgi
 from timestamp_service import http, identifiers, notify, problems, routes, settings
 from timestamp_service.http import App
 from timestamp_service.logs import Log
-from timestamp_service.query import caching, preferences
+from timestamp_service.query import caching, preferences, ranges
 from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError
 from timestamp_service.start import read_settings
 
@@ -108,6 +108,33 @@ class Timestamp:
     on_head = on_get
 
 
+class Timestamps:
+    """`GET /api/v1/timestamps` answers records by their instants, a page at a time."""
+
+    def __init__(self, reading: Reading) -> None:
+        """Read by `reading`."""
+        self._reading = reading
+
+    async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
+        """Answer the page that the URL's query asks for."""
+        http.require_json_accepted(request)
+        wanted = ranges.parse(request.query_string)
+        try:
+            records = await self._reading.reader.select(*wanted.query())
+        except UnavailableError:
+            raise problems.unavailable("database") from None
+        except CrowdedError:
+            raise problems.Problem(
+                503, "Too many pages are asked for. Try again shortly.", retry_after=1
+            ) from None
+        # Records of old instants may come at any time.
+        response.set_header("Cache-Control", caching.NEVER)
+        response.content_type = http.JSON
+        response.data = wanted.page(records)
+
+    on_head = on_get
+
+
 def create_app() -> App:
     """Return the query API with the settings of the environment.
 
@@ -116,5 +143,5 @@ def create_app() -> App:
     config = read_settings(SERVICE, settings.read_query)
     log = Log(SERVICE, config.server.log_level)
     reading = Reading(config, log)
-    resources = {routes.RECORD: Timestamp(reading)}
+    resources = {routes.RECORD: Timestamp(reading), routes.RECORDS: Timestamps(reading)}
     return http.make_app(reading, resources, log, notify.from_environment(os.environ))

@@ -1,15 +1,19 @@
 """Reading records: lookups that wait at one moment become one query."""
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg2
+from psycopg2 import errors
 
 from timestamp_service.database import connections
 from timestamp_service.database.connections import AsyncConnection, DeadlineError
 from timestamp_service.database.schema import TABLE
 from timestamp_service.logs import Log
 from timestamp_service.records import Record
+from timestamp_service.repeats import Repeats
 from timestamp_service.settings import Query
 
 _QUERY_SECONDS = 2.0
@@ -20,6 +24,8 @@ _TICK_SECONDS = 0.005
 _SLOW_TICK_SECONDS = 0.05
 _YOUNG_SECONDS = 0.5
 _BACKOFF_SECONDS = (0.1, 2.0)
+# Pages are asked for in turn; beyond so many, the next ones would be too late anyway.
+_PAGES_MAX = 200
 # A query is due by its deadline; when none has ended for this long, we are stuck.
 _STUCK_SECONDS = 15.0
 
@@ -28,6 +34,9 @@ PREPARE lookup (uuid[]) AS
 SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM {TABLE} WHERE id = ANY ($1)
 """  # noqa: S608 (the table's name is our own)
 _EXECUTE = "EXECUTE lookup (%s::uuid[])"
+
+# An outage is told of at this rate.
+_LOG_SECONDS = 10.0
 
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -48,16 +57,28 @@ class _Waiting:
     futures: set["asyncio.Future[Record | None]"] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A query that waits for its turn, and what it will give."""
+
+    query: str
+    parameters: tuple[Any, ...]
+    found: "asyncio.Future[list[Record]]"
+
+
 class Reader:
     """A few connections in the running event loop."""
 
     def __init__(self, config: Query, log: Log) -> None:
         """Connect as `config` says, in the background."""
         self._loop = asyncio.get_running_loop()
-        self._log = log
+        self._repeats = Repeats(log, _LOG_SECONDS)
+        # What does not answer, while it does not.
+        self._missing = "database"
         self._dsn = connections.dsn(config.database, "timestamp-query")
         self._waiting_max = config.waiting_max
         self._pending: dict[str, asyncio.Future[Record | None]] = {}
+        self._pages: deque[_Page] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._connected = 0
         self._waiting: dict[str, _Waiting] = {}
@@ -98,17 +119,32 @@ class Reader:
             if not waiting.futures and self._waiting.get(identifier) is waiting:
                 del self._waiting[identifier]
 
+    async def select(self, query: str, parameters: tuple[Any, ...]) -> list[Record]:
+        """Return the records that a query gives: its columns are those of `Record.from_row`.
+
+        Raises UnavailableError, and CrowdedError when too many wait for theirs.
+        """
+        if not self._connected:
+            raise UnavailableError
+        if len(self._pages) >= _PAGES_MAX:
+            raise CrowdedError
+        page = _Page(query, parameters, self._loop.create_future())
+        page.found.add_done_callback(_heed)
+        self._pages.append(page)
+        self._wake()
+        return await page.found
+
     async def check(self) -> str | None:
-        """Name the database when it does not answer."""
+        """Name the database, or its table, when it does not answer."""
         try:
             await self.get(_NOBODY)
         except UnavailableError:
-            return "database"
+            return self._missing
         return None
 
     def progressing(self) -> bool:
         """Tell whether queries end by when they are due."""
-        return not self._pending or self._loop.time() - self._last_progress < _STUCK_SECONDS
+        return not (self._pending or self._pages) or self._loop.time() - self._last_progress < _STUCK_SECONDS
 
     def stop_waiting(self) -> None:
         """End all waits for records to come: they get None."""
@@ -133,9 +169,12 @@ class Reader:
         found = self._pending[identifier] = self._loop.create_future()
         # Nobody may be left to hear of its failure.
         found.add_done_callback(_heed)
+        self._wake()
+        return found
+
+    def _wake(self) -> None:
         if self._idle:
             _finish(self._idle.pop())
-        return found
 
     async def _lane(self) -> None:
         """Keep one connection, and answer what is pending by it."""
@@ -153,8 +192,13 @@ class Reader:
                         self._connected -= 1
                 finally:
                     connection.close()
+            except errors.UndefinedTable:
+                # The consumer makes it. The readiness tells of it, once.
+                self._missing = f"database table {TABLE}"
             except (psycopg2.Error, DeadlineError, OSError) as error:
-                self._log.warning("database_connection_lost", error=_describe(error))
+                self._missing = "database"
+                description = _describe(error)
+                self._repeats.warning("database_connection_lost", description, error=description)
             if not self._connected:
                 self._fail_pending()
             await asyncio.sleep(backoff)
@@ -163,7 +207,7 @@ class Reader:
     async def _answer(self, connection: AsyncConnection) -> None:
         """Answer batches until the connection fails."""
         while True:
-            if not self._pending:
+            if not self._pending and not self._pages:
                 wanted: asyncio.Future[None] = self._loop.create_future()
                 self._idle.append(wanted)
                 try:
@@ -171,20 +215,32 @@ class Reader:
                 finally:
                     if wanted in self._idle:
                         self._idle.remove(wanted)
-                if not self._pending:
-                    continue
+                continue
+            if self._pages:
+                await self._answer_page(connection, self._pages.popleft())
+            if not self._pending:
+                continue
             batch = self._take_batch()
             try:
                 rows = await connection.fetch(_EXECUTE, (list(batch),), _QUERY_SECONDS)
             except BaseException:
                 for found in batch.values():
-                    if not found.done():
-                        found.set_exception(UnavailableError())
+                    _fail(found)
                 raise
             self._last_progress = self._loop.time()
             records = {row[0]: Record.from_row(*row) for row in rows}
             for identifier, found in batch.items():
                 _resolve(found, records.get(identifier))
+
+    async def _answer_page(self, connection: AsyncConnection, page: "_Page") -> None:
+        try:
+            rows = await connection.fetch(page.query, page.parameters, _QUERY_SECONDS)
+        except BaseException:
+            _fail(page.found)
+            raise
+        self._last_progress = self._loop.time()
+        if not page.found.done():
+            page.found.set_result([Record.from_row(*row) for row in rows])
 
     def _take_batch(self) -> dict[str, "asyncio.Future[Record | None]"]:
         if len(self._pending) <= _BATCH_MAX:
@@ -193,15 +249,15 @@ class Reader:
         batch = {identifier: self._pending[identifier] for identifier in list(self._pending)[:_BATCH_MAX]}
         for identifier in batch:
             del self._pending[identifier]
-        if self._idle:
-            _finish(self._idle.pop())
+        self._wake()
         return batch
 
     def _fail_pending(self) -> None:
         batch, self._pending = self._pending, {}
         for found in batch.values():
-            if not found.done():
-                found.set_exception(UnavailableError())
+            _fail(found)
+        while self._pages:
+            _fail(self._pages.popleft().found)
 
     async def _tick(self) -> None:
         """Look for all awaited records together, as long as there are any."""
@@ -237,12 +293,17 @@ def _resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> 
         future.set_result(record)
 
 
+def _fail(future: "asyncio.Future[Any]") -> None:
+    if not future.done():
+        future.set_exception(UnavailableError())
+
+
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
 
-def _heed(future: "asyncio.Future[Record | None]") -> None:
+def _heed(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
 
@@ -250,4 +311,6 @@ def _heed(future: "asyncio.Future[Record | None]") -> None:
 def _describe(error: Exception) -> str:
     if isinstance(error, DeadlineError):
         return "no answer in time"
-    return str(error).strip() or type(error).__name__
+    # The rest repeats the SQL.
+    message = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
+    return message or " ".join(str(error).split()) or type(error).__name__

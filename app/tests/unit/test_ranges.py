@@ -1,0 +1,82 @@
+import base64
+
+import pytest
+
+from timestamp_service.problems import Problem
+from timestamp_service.query import ranges
+from timestamp_service.query.ranges import Place, Range
+from timestamp_service.records import Record
+
+INSTANT = "2009-09-28T19:03:12.123456789Z"
+IDENTIFIER = "01890a5d-ac96-774b-bcce-b302099a8057"
+PLACE = Place(INSTANT, IDENTIFIER)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", Range()),
+        ("from=&to=&limit=&cursor=", Range()),
+        ("&&", Range()),
+        ("from=2009-09-28T19:03:12Z", Range(start="2009-09-28T19:03:12Z")),
+        ("to=2009-09-28T19%3A03%3A12%2B02%3A00", Range(end="2009-09-28T17:03:12Z")),
+        ("to=2009-09-28T19:03:12+02:00", Range(end="2009-09-28T17:03:12Z")),
+        # As a form sends the space.
+        ("to=2009-09-28+19:03:12+02:00", Range(end="2009-09-28T17:03:12Z")),
+        ("to=2009-09-28%2019:03:12z", Range(end="2009-09-28T19:03:12Z")),
+        ("limit=1", Range(limit=1)),
+        ("limit=1000", Range(limit=1000)),
+        (f"cursor={ranges.cursor(PLACE)}", Range(after=PLACE)),
+    ],
+)
+def test_parse(query: str, expected: Range) -> None:
+    assert ranges.parse(query) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("from=yesterday", "parameter from"),
+        ("to=2009-09-28T19:03:12", "parameter to"),
+        ("limit=0", "1 to 1000"),
+        ("limit=1001", "1 to 1000"),
+        ("limit=-1", "1 to 1000"),
+        ("limit=1.0", "1 to 1000"),
+        ("limit=²", "1 to 1000"),
+        ("limit=" + "9" * 5000, "1 to 1000"),
+        ("limit=1&limit=2", "more than once"),
+        ("form=2009-09-28T19:03:12Z", "only from, to, limit, cursor"),
+        ("cursor=x", "next of the page before"),
+        ("cursor=é", "next of the page before"),
+        ("cursor=" + base64.urlsafe_b64encode(b"x y").decode(), "next of the page before"),
+        ("cursor=" + base64.urlsafe_b64encode(f"{INSTANT} {INSTANT} x".encode()).decode(), "page before"),
+        (f"cursor={ranges.cursor(PLACE)}!", "next of the page before"),
+    ],
+)
+def test_what_is_refused(query: str, told: str) -> None:
+    with pytest.raises(Problem) as raised:
+        ranges.parse(query)
+    assert raised.value.status_code == 400
+    assert told in (raised.value.description or "")
+
+
+def test_every_condition_is_in_the_query() -> None:
+    query, values = Range(INSTANT, "2010-01-01T00:00:00Z", 7, PLACE).query()
+    assert query.count("%s") == len(values)
+    assert values == (
+        *("2009-09-28T19:03:12.123456Z", 789),
+        *("2010-01-01T00:00:00Z", 0),
+        *("2009-09-28T19:03:12.123456Z", 789, IDENTIFIER),
+        8,
+    )
+
+
+def test_a_page() -> None:
+    records = [Record(f"{number:08d}-0000-7000-8000-000000000000", INSTANT, INSTANT) for number in range(3)]
+    assert Range(limit=3).page(records).endswith(b',"next":null}')
+    assert (
+        Range(limit=2)
+        .page(records)
+        .endswith(f'"next":"{ranges.cursor(Place(INSTANT, records[1].identifier))}"}}'.encode())
+    )
+    assert Range().page([]) == b'{"items":[],"next":null}'

@@ -1,0 +1,145 @@
+"""Pages of records by their instants: what a request asks for, and the query that answers it.
+
+A page begins right after the last record of the one before (keyset): its costs do not grow with its number.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from falcon import uri
+
+from timestamp_service import identifiers, instants, problems
+from timestamp_service.database.schema import TABLE
+from timestamp_service.records import Record
+
+LIMIT_DEFAULT = 100
+LIMIT_MAX = 1000
+PARAMETERS = ("from", "to", "limit", "cursor")
+
+_TIMES = "(event_timestamp, event_nanoseconds)"
+_PLACE = "(event_timestamp, event_nanoseconds, id)"
+_TIMES_VALUE = "(%s::timestamptz, %s::smallint)"
+_SELECT = f"SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM {TABLE}"  # noqa: S608
+_ORDER = "ORDER BY event_timestamp, event_nanoseconds, id LIMIT %s"
+_LIMIT = re.compile(r"[0-9]{1,4}")
+# Where a form would have put the space between date and time.
+_SEPARATOR = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of a record in the order: by instant, then by id."""
+
+    instant: str
+    identifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """At most `limit` records whose instants are in [start, end), of those after `after`."""
+
+    start: str | None = None
+    end: str | None = None
+    limit: int = LIMIT_DEFAULT
+    after: Place | None = None
+
+    def query(self) -> tuple[str, tuple[Any, ...]]:
+        """Return the SQL, and its parameters, of the page and of one record more: is there another page?"""
+        conditions: list[str] = []
+        values: list[Any] = []
+        if self.start is not None:
+            conditions.append(f"{_TIMES} >= {_TIMES_VALUE}")
+            values += instants.to_columns(self.start)
+        if self.end is not None:
+            conditions.append(f"{_TIMES} < {_TIMES_VALUE}")
+            values += instants.to_columns(self.end)
+        if self.after is not None:
+            conditions.append(f"{_PLACE} > (%s::timestamptz, %s::smallint, %s::uuid)")
+            values += [*instants.to_columns(self.after.instant), self.after.identifier]
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return f"{_SELECT}{where} {_ORDER}", (*values, self.limit + 1)
+
+    def page(self, records: Sequence[Record]) -> bytes:
+        """Return the page as the API answers it, of what `query` gave."""
+        items, more = records[: self.limit], len(records) > self.limit
+        following = "null"
+        if more:
+            following = f'"{cursor(Place(items[-1].event_timestamp, items[-1].identifier))}"'
+        return b'{"items":[%s],"next":%s}' % (
+            b",".join([record.to_json() for record in items]),
+            following.encode(),
+        )
+
+
+def cursor(place: Place) -> str:
+    """Return the opaque text of a place."""
+    return base64.urlsafe_b64encode(f"{place.instant} {place.identifier}".encode()).rstrip(b"=").decode()
+
+
+def parse(query_string: str) -> Range:
+    """Return the range that a URL's query asks for; an empty value is as none. Raises a 400 problem."""
+    values: dict[str, str] = {}
+    for part in query_string.split("&"):
+        name, _, value = part.partition("=")
+        name, value = uri.decode(name, unquote_plus=False), uri.decode(value, unquote_plus=False)
+        if not part:
+            continue
+        if name not in PARAMETERS:
+            raise problems.Problem(
+                400, f"There is no such parameter. Expected are only {', '.join(PARAMETERS)}."
+            )
+        if name in values:
+            raise problems.Problem(400, f"The parameter {name} is there more than once. Expected is one.")
+        values[name] = value
+    return Range(
+        start=_instant("from", values.get("from")),
+        end=_instant("to", values.get("to")),
+        limit=_limit(values.get("limit")),
+        after=_place(values.get("cursor")),
+    )
+
+
+def _instant(name: str, text: str | None) -> str | None:
+    if not text:
+        return None
+    # A bare + is the sign of an offset, as in a path: not the space that a form would make of it.
+    if text[_SEPARATOR : _SEPARATOR + 1] == "+":
+        text = f"{text[:_SEPARATOR]} {text[_SEPARATOR + 1 :]}"
+    try:
+        return instants.normalise(text)
+    except instants.InstantError as error:
+        raise problems.Problem(
+            400,
+            f"The parameter {name} is not accepted: {error}. "
+            f"Expected is RFC 3339 such as {instants.EXAMPLE}.",
+        ) from None
+
+
+def _limit(text: str | None) -> int:
+    if not text:
+        return LIMIT_DEFAULT
+    if (
+        text.isascii()
+        and text.isdecimal()
+        and len(text) <= len(str(LIMIT_MAX))
+        and 1 <= int(text) <= LIMIT_MAX
+    ):
+        return int(text)
+    raise problems.Problem(400, f"The parameter limit is not accepted. Expected is 1 to {LIMIT_MAX}.")
+
+
+def _place(text: str | None) -> Place | None:
+    if not text:
+        return None
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        instant, identifier = base64.b64decode(padded, b"-_", validate=True).decode("ascii").split(" ")
+        return Place(instants.normalise(instant), identifiers.normalise(identifier))
+    except (ValueError, binascii.Error):
+        raise problems.Problem(
+            400, "The parameter cursor is not accepted. Expected is the value next of the page before."
+        ) from None
