@@ -24,7 +24,8 @@ _TIMES = "(event_timestamp, event_nanoseconds)"
 _PLACE = "(event_timestamp, event_nanoseconds, id)"
 _TIMES_VALUE = "(%s::timestamptz, %s::smallint)"
 _SELECT = f"SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM {TABLE}"  # noqa: S608
-_ORDER = "ORDER BY event_timestamp, event_nanoseconds, id LIMIT %s"
+# By the columns: their bare names would be those of the texts that are selected.
+_ORDER = f"ORDER BY {TABLE}.event_timestamp, {TABLE}.event_nanoseconds, {TABLE}.id LIMIT %s"
 _LIMIT = re.compile(r"[0-9]{1,4}")
 # Where a form would have put the space between date and time.
 _SEPARATOR = 10
