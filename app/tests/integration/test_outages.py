@@ -209,6 +209,20 @@ def test_sigterm_ends_all_in_an_outage(started: Running, server: str, fault: str
     assert time.monotonic() - before < 30
 
 
+def test_sigterm_ends_a_consumer_whose_commit_meets_a_frozen_broker(started: Running, kafka: Kafka) -> None:
+    """The library alone would wait for ever; what is not committed is read again, and changes nothing."""
+    posted = [started.post() for _ in range(20)]
+    check_all_rows(started, posted)
+    kafka.freeze()
+    started.consumer.process.send(signal.SIGTERM)
+    assert started.consumer.process.wait(30) == 0
+    assert started.consumer.events("left_without_the_broker")
+    kafka.thaw()
+    _consumer(started.world).wait_until_ready(60)
+    until("all is committed", lambda: sum(started.world.committed().values()) == len(posted))
+    assert set(started.world.rows()) == set(posted)
+
+
 def test_sigterm_finishes_what_is_in_flight(started: Running, kafka: Kafka) -> None:
     kafka.freeze()
     connection = HTTPConnection("127.0.0.1", started.command.port, timeout=20)

@@ -32,6 +32,8 @@ _PING_SECONDS = 2.0
 _FINISH_SECONDS = 20.0
 # An answer of the database that is this much overdue, though its connection was severed: we are stuck.
 _STUCK_SECONDS = 15.0
+# Leaving the group takes no longer than its patience with a member.
+_CLOSE_SECONDS = 12.0
 # Two processes that were given one place in the group would take it from each other all the time.
 _ANEW_SECONDS = 1.0
 
@@ -74,8 +76,11 @@ class Loop:
         """Ask for the end: the batch that is being written is finished. May be called by a signal."""
         self._stop.set()
 
-    def run(self) -> None:
-        """Go round until stopped; then finish the batch, commit and leave."""
+    def run(self) -> bool:
+        """Go round until stopped; then finish the batch, commit and leave.
+
+        Returns False when the broker does not let go: the library's threads never end by themselves then.
+        """
         try:
             while not self._stop.is_set():
                 try:
@@ -86,7 +91,8 @@ class Loop:
                     self._log.error("consumer_lost", error=str(error))
                     self._begin_anew()
         finally:
-            self._finish()
+            closed = self._finish()
+        return closed
 
     def _new_consumer(self) -> Consumer:
         return Consumer(
@@ -131,7 +137,8 @@ class Loop:
             self._writing[0].next_offsets.clear()
         self._batch = Batch()
         self._paused = False
-        self._consumer.close()
+        if not self._close():
+            raise RuntimeError("the lost consumer does not end: only a new process can go on")
         self._stop.wait(_ANEW_SECONDS)
         self._lost = None
         self._consumer = self._new_consumer()
@@ -225,17 +232,28 @@ class Loop:
             self._last_told = now
             self._notifier.progress()
 
-    def _finish(self) -> None:
+    def _finish(self) -> bool:
         if not self._state.database_answers:
             self._writer.stop()
         deadline = time.monotonic() + _FINISH_SECONDS
         while self._writing is not None and time.monotonic() < deadline:
             wait([self._writing[1]], _WRITE_POLL_SECONDS)
             self._watch_writer()
+            self._tell_progress()
             self._settle()
         self._projection.sever()
         self._writer.close()
-        self._consumer.close()
+        return self._close()
+
+    def _close(self) -> bool:
+        """Leave the group; tell whether that came to an end.
+
+        It may never do when the broker hangs while a commit is on its way (librdkafka, issue 3740).
+        """
+        closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
+        return not closing.is_alive()
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._state.joined = True

@@ -38,14 +38,19 @@ def main() -> None:
         signal.signal(number, lambda _number, _frame: loop.stop())
     health.start()
     log.info("started", topic=config.topic, group_id=config.group_id)
+    code, ended = 0, False
     try:
-        loop.run()
+        ended = loop.run()
     except Exception as error:
+        code = 1
         log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
-        sys.exit(1)
-    finally:
-        notifier.stopping()
-        health.stop()
+    notifier.stopping()
+    health.stop()
+    if not ended:
+        log.warning("left_without_the_broker")
+        # Python would wait for the library's threads, which wait for the broker. What they have not
+        # committed is read once more by the next process, and changes nothing.
+        os._exit(code)
 
 
 if __name__ == "__main__":
