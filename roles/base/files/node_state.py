@@ -91,8 +91,9 @@ def units(names: list[str]) -> list[dict[str, str]]:
         if not unit.get("Id"):
             continue
         if unit.get("ActiveState") != "active":
+            # What the process itself said last: systemd's own lines only repeat that it ended.
             journal = ("journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=3")
-            unit["journal"] = run(*journal, "--unit", unit["Id"]).stdout
+            unit["journal"] = run(*journal, f"_SYSTEMD_UNIT={unit['Id']}").stdout
         found.append(unit)
     return found
 
