@@ -22,7 +22,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 RUN := $(VENV)/bin/python -B
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca
-.PHONY: test test-fast lint unit integration molecule docs requirements bench-app bench-provision
+.PHONY: test test-fast lint unit integration molecule test-side-effects docs requirements bench-app bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -70,6 +70,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	cd app && mypy && MYPYPATH=.:.. mypy -p bench
 	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
 	mypy molecule/tests
+	mypy molecule/side_effects
 	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
 	    xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' | xargs shellcheck
 
@@ -83,6 +84,11 @@ integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes
 
 molecule: setup ## The whole stack on two fresh nodes of its own
 	molecule test
+
+test-side-effects: setup ## Boot, break and mend two fresh nodes, with the slow cases that `make molecule` leaves out
+	molecule converge
+	TIMESTAMP_INVENTORY=molecule/inventory pytest molecule/side_effects
+	molecule destroy
 
 docs: setup ## Make the README of every role and docs/variables.md from the argument specifications
 	$(RUN) scripts/role_docs.py

@@ -1,31 +1,26 @@
 """`make diagnose` finds what is broken and says what mends it: things are broken for real, one by one.
 
-For nodes that may be broken: molecule's, or those that TIMESTAMP_INVENTORY names. Each thing is mended again.
+Each thing is mended again, and everything must be well before the next one.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-import diagnose
 import pytest
 from diagnose import Check
-from inventory import Host, Service, read_service
+from disturbed import ask, failures, run, until
+from inventory import Service
 
-PROJECT = Path(__file__).resolve().parents[2]
 WELL_SECONDS = 60.0
 DROP_INPUT = (
     "nft 'add table inet breakage;"
     " add chain inet breakage input { type filter hook input priority -10; };"
     " add rule inet breakage input %s drop'"
 )
-# Every command on a node may use it.
+# Every command of a breakage may use it.
 PSQL = 'psql_() { runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 "$@"; };'
 
 QUERY_ROLE_BROKEN = """umask 077
@@ -46,6 +41,7 @@ class Breakage:
     check: str
     found: str
     mend: str
+    slow: bool = False
 
 
 BREAKAGES = (
@@ -57,6 +53,7 @@ BREAKAGES = (
         "kafka.service",
         "inactive",
         "systemctl start kafka.service",
+        slow=True,
     ),
     Breakage(
         "postgresql-stopped",
@@ -86,6 +83,7 @@ BREAKAGES = (
         "timestamp-command.service",
         "SERVER_PORT",
         "make logs NODE=web UNIT=timestamp-command.service",
+        slow=True,
     ),
     Breakage(
         "process-hangs",
@@ -95,6 +93,7 @@ BREAKAGES = (
         "timestamp-consumer.service is ready",
         "timed out",
         "the process hangs",
+        slow=True,
     ),
     Breakage(
         "packets-dropped",
@@ -104,6 +103,7 @@ BREAKAGES = (
         "reaches kafka",
         "timed out",
         "packets are lost",
+        slow=True,
     ),
     Breakage(
         "firewall-gone",
@@ -144,6 +144,7 @@ BREAKAGES = (
         "volume of /var/lib/kafka",
         "0.0 GiB free of 0.0",
         "add disk under /var/lib/kafka",
+        slow=True,
     ),
     Breakage(
         "table-missing",
@@ -174,56 +175,20 @@ BREAKAGES = (
         "answers by ssh",
         "timed out",
         "",
+        slow=True,
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def service() -> Service:
-    return read_service(os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory")))
-
-
-def run(node: Host, command: str) -> None:
-    done = subprocess.run(
-        [*node.ssh, "-o", "BatchMode=yes", PSQL + command],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-
-
-def failures(service: Service) -> list[Check]:
-    return [check for check in diagnose.diagnose(service) if not check.passed]
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait until the condition holds; returns whether it did in time."""
-    end = time.monotonic() + seconds
-    while not (held := condition()) and time.monotonic() < end:
-        time.sleep(0.5)
-    return held
 
 
 @contextmanager
 def broken(service: Service, breakage: Breakage) -> Iterator[None]:
     node = next(node for node in service.nodes if breakage.group in node.groups)
     try:
-        run(node, breakage.do)
+        run(node, PSQL + breakage.do)
         yield
     finally:
-        assert until(lambda: answers(node), 30), f"{node.name} does not answer any more"
-        run(node, breakage.undo)
-
-
-def answers(node: Host) -> bool:
-    return (
-        subprocess.run(
-            [*node.ssh, "-o", "BatchMode=yes", "true"], capture_output=True, check=False
-        ).returncode
-        == 0
-    )
+        assert until(lambda: ask(node, "true").returncode == 0, 30), f"{node.name} does not answer any more"
+        run(node, PSQL + breakage.undo)
 
 
 @pytest.fixture(autouse=True)
@@ -244,7 +209,10 @@ def test_all_is_well_at_first(service: Service) -> None:
     assert failures(service) == []
 
 
-@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name)
+@pytest.mark.parametrize(
+    "breakage",
+    [pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.slow else []) for one in BREAKAGES],
+)
 def test_breakage_is_found_and_its_mend_named(service: Service, breakage: Breakage) -> None:
     with broken(service, breakage):
         seen = failures(service)

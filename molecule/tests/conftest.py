@@ -5,6 +5,7 @@ The inventory is named by the environment variable TIMESTAMP_INVENTORY (default:
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ import testinfra
 from testinfra.host import Host
 
 PROJECT = Path(__file__).resolve().parents[2]
+INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/local"))
 sys.path.insert(0, str(PROJECT / "scripts"))
 
 from inventory import Service, read_service  # noqa: E402 (found only now)
@@ -32,7 +34,7 @@ from inventory import Service, read_service  # noqa: E402 (found only now)
 @cache
 def service() -> Service:
     """Read the inventory, as Ansible resolves it."""
-    return read_service(os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/local")))
+    return read_service(INVENTORY)
 
 
 def connect(name: str) -> Host:
@@ -52,6 +54,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def node(request: pytest.FixtureRequest) -> Host:
     """Give the node that the test runs on."""
     return connect(request.param)
+
+
+def address(group: str) -> str:
+    """Return the address of the first node of a group."""
+    return next(node.address for node in service().nodes if group in node.groups)
+
+
+def run_program(node: Host, name: str, *arguments: str) -> Any:
+    """Run a program of the folder `programs` on a web node by the application's Python; it prints JSON."""
+    source = base64.b64encode((Path(__file__).parent / "programs" / name).read_bytes()).decode()
+    python = "/opt/timestamp-service/current/venv/bin/python"
+    return json.loads(node.check_output(f"echo {source} | base64 -d | {python} - {shlex.join(arguments)}"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+
+from conftest import service
 from testinfra.host import Host
 
 GROUP = "nodes"
@@ -28,6 +31,26 @@ def test_ssh_takes_keys_only(node: Host) -> None:
     assert "passwordauthentication no" in settings
     assert "kbdinteractiveauthentication no" in settings
     assert "permitrootlogin without-password" in settings
+
+
+def test_ssh_refuses_passwords(node: Host) -> None:
+    command = next(one.ssh for one in service().nodes if one.name == node.check_output("hostname --fqdn"))
+    done = subprocess.run(
+        [*command, "-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=password", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 255
+    assert "Permission denied (publickey)" in done.stderr
+
+
+def test_metrics_of_certificates_and_volumes_are_written(node: Host) -> None:
+    assert node.service("timestamp-metrics.timer").is_enabled
+    node.check_output("systemctl start timestamp-metrics.service")
+    text = node.file("/var/lib/prometheus/node-exporter/timestamp_service.prom").content_string
+    assert 'timestamp_certificate_not_after_seconds{path="/etc/timestamp-service/ca.crt"} ' in text
+    assert 'timestamp_volume_free_bytes{path="/"} ' in text
 
 
 def test_time_is_kept(node: Host) -> None:

@@ -1,0 +1,85 @@
+"""Kafka: who may do what is tried for real, from the web node, which alone reaches it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import address, connect, run_program, service
+from testinfra.host import Host
+
+GROUP = "kafka"
+EXPOSURE_CEILING = 1.5
+# What each attempt of programs/kafka_client.py must be answered with; "" is what the service needs.
+ANSWERS = {
+    "command logs in": {""},
+    "consumer reads": {""},
+    "wrong password": {"_AUTHENTICATION"},
+    "unknown user": {"_AUTHENTICATION"},
+    "command reads": {"GROUP_AUTHORIZATION_FAILED", "TOPIC_AUTHORIZATION_FAILED"},
+    "command joins the group": {"GROUP_AUTHORIZATION_FAILED"},
+    "command writes dead letters": {"TOPIC_AUTHORIZATION_FAILED"},
+    "command makes a topic": {"TOPIC_AUTHORIZATION_FAILED"},
+    "consumer reads as another group": {"GROUP_AUTHORIZATION_FAILED"},
+    "consumer reads dead letters": {"TOPIC_AUTHORIZATION_FAILED", "GROUP_AUTHORIZATION_FAILED"},
+    "consumer writes commands": {"TOPIC_AUTHORIZATION_FAILED"},
+    "plain text": {"closed"},
+    "unknown authority": {"SSLCertVerificationError"},
+}
+
+
+@pytest.fixture(scope="module")
+def answers() -> Any:
+    web = next(node.name for node in service().nodes if "web" in node.groups)
+    return run_program(connect(web), "kafka_client.py", f"{address('kafka')}:9092")
+
+
+def test_unit_runs(node: Host) -> None:
+    assert node.service("kafka.service").is_running
+    assert node.service("kafka.service").is_enabled
+
+
+def test_exposure_is_under_the_ceiling(node: Host) -> None:
+    line = node.run("systemd-analyze security --no-pager kafka.service").stdout.strip().splitlines()[-1]
+    assert float(line.split(":")[1].split()[0]) <= EXPOSURE_CEILING, line
+
+
+@pytest.mark.parametrize("attempt", ANSWERS)
+def test_client_may_do_what_it_needs_and_no_more(answers: dict[str, str], attempt: str) -> None:
+    assert answers[attempt] in ANSWERS[attempt]
+
+
+def test_every_attempt_is_judged(answers: dict[str, str]) -> None:
+    assert set(answers) == set(ANSWERS)
+
+
+def test_controllers_want_a_certificate(node: Host) -> None:
+    client = (
+        f"(sleep 1) | openssl s_client -connect {address('kafka')}:9093 -CAfile /etc/timestamp-service/ca.crt"
+    )
+    refused = node.run(f"{client} 2>&1")
+    assert "certificate required" in refused.stdout
+    key = "/etc/kafka/server.pem"
+    taken = node.run(f"{client} -cert {key} -key {key} 2>&1")
+    assert "Verify return code: 0 (ok)" in taken.stdout
+    assert "certificate required" not in taken.stdout
+
+
+@pytest.mark.parametrize("version", ["tls1_1", "tls1_2"])
+def test_only_tls_1_3_is_spoken(node: Host, version: str) -> None:
+    command = (
+        f"echo | openssl s_client -connect {address('kafka')}:9092 -{version} -cipher 'DEFAULT:@SECLEVEL=0'"
+    )
+    assert node.run(command).rc != 0
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"), [("/etc/kafka/secrets.properties", 0o640), ("/etc/kafka/server.pem", 0o640)]
+)
+def test_secrets_are_for_root_and_kafka(node: Host, path: str, mode: int) -> None:
+    file = node.file(path)
+    assert (file.user, file.group, file.mode) == ("root", "kafka", mode)
+
+
+def test_log_is_for_kafka_alone(node: Host) -> None:
+    assert (node.file("/var/lib/kafka").user, node.file("/var/lib/kafka").mode) == ("kafka", 0o750)
