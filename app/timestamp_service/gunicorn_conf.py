@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import tempfile
 from typing import Any
 
 from timestamp_service import notify
@@ -40,7 +42,20 @@ worker_tmp_dir = os.environ.get("RUNTIME_DIRECTORY") or (
     _shared_memory if os.access(_shared_memory, os.W_OK) else None
 )
 
+# Before the application is imported: where its workers add their figures up.
+_metrics_folder = tempfile.mkdtemp(prefix="timestamp-metrics-", dir=worker_tmp_dir)
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that has ended; what it counted stays."""
+    # Not before the folder is named.
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
 
 def on_exit(_server: Any) -> None:
     """Tell systemd that the master ends, whatever the reason."""
     notify.from_environment(os.environ).stopping()
+    shutil.rmtree(_metrics_folder, ignore_errors=True)

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import falcon
 import falcon.asgi
 
-from timestamp_service import correlation, identifiers, problems, routes
+from timestamp_service import correlation, identifiers, metrics, problems, routes
 from timestamp_service.correlation import Correlation
 from timestamp_service.logs import Log
+from timestamp_service.metrics import Tally
 from timestamp_service.notify import Notifier
 
 JSON = "application/json"
@@ -32,6 +33,9 @@ class Work(Protocol):
 
     def progressing(self) -> bool:
         """Tell whether no work is stuck beyond its deadlines."""
+
+    def measure(self) -> None:
+        """Bring the gauges up to date."""
 
     def stopping(self) -> None:
         """Let requests that wait go on: no new ones come."""
@@ -54,19 +58,27 @@ class Lifespan:
         self._work = work
         self._log = log
         self._notifier = notifier
-        self._readiness: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Start the work. Requests are served at once, ready or not."""
         await self._work.start()
-        self._readiness = asyncio.create_task(self._become_ready())
+        self._tasks = [asyncio.create_task(task) for task in (self._become_ready(), self._measure())]
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Stop the work."""
-        if self._readiness is not None:
-            self._readiness.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._work.stop()
+        self._work.measure()
+        metrics.flush()
         self._log.info("stopped")
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(_MEASURE_SECONDS)
+            self._work.measure()
+            metrics.flush()
 
     async def _become_ready(self) -> None:
         delay, told = 0.1, None
@@ -96,6 +108,7 @@ class Tracing:
     def __init__(self, log: Log) -> None:
         """Log by `log`."""
         self._log = log
+        self._tallies: dict[tuple[str, str | None, int], Tally] = {}
 
     async def process_request(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Take the correlation from the headers, or make one."""
@@ -127,6 +140,9 @@ class Tracing:
             methods = routes.allowed(request.path)
             if methods:
                 response.set_header("Allow", ", ".join(methods))
+        seconds = time.perf_counter() - context.started
+        labels = request.method, request.uri_template, response.status_code
+        (self._tallies.get(labels) or self._tally(*labels)).observe(seconds)
         quiet = request.path in _QUIET and request.method in routes.READ
         write = self._log.debug if quiet else self._log.info
         write(
@@ -137,12 +153,21 @@ class Tracing:
             method=request.method,
             path=request.path,
             status=response.status_code,
-            seconds=round(time.perf_counter() - context.started, 6),
+            seconds=round(seconds, 6),
         )
+
+    def _tally(self, method: str, route: str | None, status: int) -> Tally:
+        found = self._tallies[method, route, status] = Tally(
+            # Anybody can send any path.
+            metrics.REQUESTS.labels(method, route or "none", status)
+        )
+        return found
 
 
 # They are asked all the time by machines.
-_QUIET = frozenset((routes.HEALTH, routes.READY))
+_QUIET = frozenset((routes.HEALTH, routes.READY, routes.METRICS))
+# The other workers' figures are as old as this at most when one is asked.
+_MEASURE_SECONDS = 1.0
 
 
 class Health:
@@ -176,13 +201,56 @@ class Ready:
     on_head = on_get
 
 
+class Metrics:
+    """`GET /metrics`: figures for Prometheus, of all workers."""
+
+    def __init__(self, measure: Callable[[], None]) -> None:
+        """Bring the gauges of this process up to date by `measure`."""
+        self._measure = measure
+
+    async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
+        """Answer all figures."""
+        require_accepted(request, "text/plain")
+        self._measure()
+        metrics.flush()
+        response.content_type = metrics.MEDIA_TYPE
+        response.data = metrics.render()
+
+    on_head = on_get
+
+
+class Fixed:
+    """`GET` of what stays the same as long as the process lives."""
+
+    def __init__(self, content: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> None:
+        """Answer `content`."""
+        self._content = content
+        self._media_type = media_type
+        # A new release may answer something else.
+        self._headers = {"Cache-Control": "no-cache", **(headers or {})}
+
+    async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
+        """Answer it."""
+        require_accepted(request, self._media_type)
+        response.content_type = self._media_type
+        response.set_headers(self._headers)
+        response.data = self._content
+
+    on_head = on_get
+
+
 def require_json_accepted(request: falcon.asgi.Request) -> None:
     """Raise a 406 problem where the client does not take JSON."""
+    require_accepted(request, JSON)
+
+
+def require_accepted(request: falcon.asgi.Request, media_type: str) -> None:
+    """Raise a 406 problem where the client does not take `media_type`."""
     accept = request.get_header("Accept")
-    if accept is None or accept in ("*/*", JSON):
+    if accept is None or accept in ("*/*", media_type):
         return
-    if not request.client_accepts(JSON):
-        raise problems.Problem(406, f"The answer is {JSON}, which the header Accept does not allow.")
+    if not request.client_accepts(media_type):
+        raise problems.Problem(406, f"The answer is {media_type}, which the header Accept does not allow.")
 
 
 def make_app(work: Work, resources: Mapping[str, object], log: Log, notifier: Notifier) -> App:
@@ -204,7 +272,12 @@ def make_app(work: Work, resources: Mapping[str, object], log: Log, notifier: No
         raise problems.Problem(500, "Something went wrong here; the log has it under the correlationId.")
 
     app.add_error_handler(Exception, fail)
-    resources = {**resources, routes.HEALTH: Health(), routes.READY: Ready(work.check)}
+    resources = {
+        **resources,
+        routes.HEALTH: Health(),
+        routes.READY: Ready(work.check),
+        routes.METRICS: Metrics(work.measure),
+    }
     for route in routes.ROUTES:
         # A path of the other API is known here too: it is a 405, no 404.
         app.add_route(route.path, resources.get(route.path, _Elsewhere()))

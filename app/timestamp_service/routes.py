@@ -8,8 +8,11 @@ READ = ("GET", "HEAD")
 RECORD = "/api/v1/timestamp/{text}"
 RECORDS = "/api/v1/timestamps"
 NOW = ("/api/v1/timestamp", "/api/v1/timestamp/", "/app")
+OPENAPI = "/api/v1/openapi.json"
+DOCS = "/docs"
 HEALTH = "/health"
 READY = "/ready"
+METRICS = "/metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ ROUTES = (
     Route(RECORD, (*READ, "POST")),
     Route(RECORDS, (*READ, "POST")),
     *(Route(path, ("POST",)) for path in NOW),
-    *(Route(path, READ) for path in (HEALTH, READY)),
+    *(Route(path, READ) for path in (OPENAPI, DOCS, HEALTH, READY, METRICS)),
 )
 
 _PATTERNS = [

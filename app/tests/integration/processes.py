@@ -59,12 +59,15 @@ class Process:
 
     def send_all(self, number: signal.Signals) -> None:
         """Send a signal to it and its children, which may have sessions of their own."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in (self.pid, *map(int, children)):
+        for pid in (self.pid, *self.children()):
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
+
+    def children(self) -> list[int]:
+        """Return the ids of the processes that it has started."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def wait(self, seconds: float = 30) -> int:
         """Wait for its end and return its exit code."""

@@ -37,6 +37,11 @@ class Recording:
         """Tell whether acknowledgements come by when they are due."""
         return self._publisher is None or self._publisher.progressing()
 
+    def measure(self) -> None:
+        """Tell of messages in flight."""
+        if self._publisher is not None:
+            self._publisher.measure()
+
     def stopping(self) -> None:
         """Do nothing: each request ends by its own deadline."""
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from timestamp_service import settings
+from timestamp_service import metrics, settings
 from timestamp_service.kafka_errors import KafkaErrors
 from timestamp_service.logs import Log
+from timestamp_service.metrics import Tally
 
 # Beyond this since the last acknowledgement, a turn of the loop is too costly a way to wait.
 _SPIN_SECONDS = 0.002
@@ -62,6 +63,9 @@ class Publisher:
         self._partitions: list[int] = []
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._in_flight = 0
+        # Since `measure` was called.
+        self._produced = 0
+        self._acknowledgement = Tally(metrics.ACKNOWLEDGEMENT)
         self._last_report = 0.0
         self._poll_handle: asyncio.Handle | None = None
         self._sweep_handle: asyncio.Handle | None = None
@@ -85,6 +89,12 @@ class Publisher:
         )
         self._poll_idle()
 
+    def measure(self) -> None:
+        """Bring the gauges up to date."""
+        metrics.IN_FLIGHT.set(self._in_flight)
+        produced, self._produced = self._produced, 0
+        metrics.PRODUCED.inc(produced)
+
     @property
     def in_flight(self) -> int:
         """Messages without a delivery report so far."""
@@ -105,9 +115,14 @@ class Publisher:
 
         def report(error: KafkaError | None, _message: Message) -> None:
             self._in_flight -= 1
+            if error is None:
+                self._produced += 1
+            else:
+                metrics.FAILED.inc()
             if acknowledged.done():
                 return
             if error is None:
+                self._acknowledgement.observe(self._loop.time() - now)
                 acknowledged.set_result(None)
             else:
                 self._log.warning("not_acknowledged", command_id=key, error=error.str())
@@ -132,17 +147,23 @@ class Publisher:
             return
         acknowledged: asyncio.Future[None] = self._loop.create_future()
         left = len(messages)
+        started = self._loop.time()
 
         def report(error: KafkaError | None, _message: Message) -> None:
             nonlocal left
             self._in_flight -= 1
             left -= 1
+            if error is None:
+                self._produced += 1
+            else:
+                metrics.FAILED.inc()
             if acknowledged.done():
                 return
             if error is not None:
                 self._log.warning("not_acknowledged", error=error.str(), messages=len(messages))
                 acknowledged.set_exception(NotPublishedError())
             elif not left:
+                self._acknowledgement.observe(self._loop.time() - started)
                 acknowledged.set_result(None)
 
         partition = self._partition(by_key)

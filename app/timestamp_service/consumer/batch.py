@@ -44,6 +44,8 @@ class Batch:
     next_offsets: dict[int, int] = field(default_factory=dict)
     # Messages in all: duplicates within the batch are in neither of the first two.
     count: int = 0
+    # When the broker appended the oldest message, in ms since 1970.
+    oldest_ms: int | None = None
 
     def add(self, message: Message) -> None:
         """Take a message of the topic."""
@@ -53,9 +55,12 @@ class Batch:
         self.count += 1
         self.next_offsets[partition] = offset + 1
         value, headers = message.value(), _headers(message)
+        kind, milliseconds = message.timestamp()
+        if self.oldest_ms is None or 0 <= milliseconds < self.oldest_ms:
+            self.oldest_ms = milliseconds
         try:
             command = messages.decode(value)
-            created_at = _append_time(*message.timestamp())
+            created_at = _append_time(kind, milliseconds)
         except MalformedError as error:
             self.bad.append(BadMessage(message.key(), value, headers, str(error), partition, offset))
             return

@@ -34,6 +34,10 @@ class Watching:
         """Leave progress to the loop."""
         return True
 
+    def measure(self) -> None:
+        """Tell how far the loop is behind."""
+        self._state.measure()
+
     def stopping(self) -> None:
         """Do nothing: no request waits."""
 

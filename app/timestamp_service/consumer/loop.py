@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from concurrent.futures import Future, wait
-from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -149,6 +148,7 @@ class Loop:
         if self._lost is not None:
             raise LostError(self._lost.str())
         self._settle()
+        self._state.oldest_ms = (self._batch if self._writing is None else self._writing[0]).oldest_ms
         if self._writing is None and (self._batch.count or self._writer.idle_seconds() > _PING_SECONDS):
             self._start_writing()
         if self._writing is None or not self._batch.count:
@@ -194,6 +194,8 @@ class Loop:
         self._writing = None
         if future.result():
             self._store(batch)
+            if batch.count:
+                self._state.progress_at = time.monotonic()
         self._resume()
 
     def _store(self, batch: Batch) -> None:
@@ -280,10 +282,7 @@ class Loop:
                 batch.next_offsets.pop(partition.partition, None)
 
     def _on_statistics(self, text: str) -> None:
-        statistics: dict[str, Any] = json.loads(text)
-        self._state.brokers_up = any(
-            broker["nodeid"] >= 0 and broker["state"] == "UP" for broker in statistics["brokers"].values()
-        )
+        self._state.see(json.loads(text), self._topic)
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):

@@ -1,6 +1,10 @@
 """How the consumer is doing: written by its threads, read by its health port."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from timestamp_service import metrics
 
 
 @dataclass(slots=True)
@@ -10,6 +14,13 @@ class State:
     # Set by the loop.
     joined: bool = False
     brokers_up: bool = False
+    # Messages of our partitions that are not yet written, and since when (monotonic) there are any.
+    lag_messages: int = 0
+    lag_since: float | None = None
+    # When the broker appended the oldest message that was taken and is not yet written, in ms since 1970.
+    oldest_ms: int | None = None
+    # When (monotonic) a batch was written last, or there was nothing to write.
+    progress_at: float = field(default_factory=time.monotonic)
     # Set by the writer.
     database_answers: bool = False
 
@@ -20,3 +31,39 @@ class State:
         if not self.database_answers:
             return "database"
         return None
+
+    def see(self, statistics: dict[str, Any], topic: str) -> None:
+        """Take what librdkafka's statistics tell of the brokers and of `topic`."""
+        self.brokers_up = any(
+            broker["nodeid"] >= 0 and broker["state"] == "UP" for broker in statistics["brokers"].values()
+        )
+        partitions = statistics["topics"].get(topic, {}).get("partitions", {})
+        self.lag_messages = sum(lag(partition) for partition in partitions.values())
+        if self.lag_messages == 0:
+            self.lag_since = None
+            if self.brokers_up:
+                self.progress_at = time.monotonic()
+        elif self.lag_since is None:
+            self.lag_since = time.monotonic()
+
+    def measure(self) -> None:
+        """Bring the gauges up to date."""
+        now = time.monotonic()
+        taken = 0.0 if self.oldest_ms is None else time.time() - self.oldest_ms / 1000
+        waiting = 0.0 if self.lag_since is None else now - self.lag_since
+        metrics.LAG_MESSAGES.set(self.lag_messages)
+        # What was not even fetched has no time that we know of: it is as old as the lag at least.
+        metrics.LAG_SECONDS.set(max(taken, waiting, 0.0))
+        metrics.SINCE_PROGRESS.set(now - self.progress_at)
+
+
+def lag(partition: dict[str, Any]) -> int:
+    """Return how many messages of a partition are not yet written, by librdkafka's statistics of it."""
+    end: int = partition["hi_offset"]
+    if partition["partition"] < 0 or not partition["desired"] or end < 0:
+        return 0
+    # Nothing is stored before the first batch; what was committed counts then, or all that there is.
+    begin: int = max(partition["stored_offset"], partition["committed_offset"])
+    if begin < 0:
+        begin = max(0, partition["lo_offset"])
+    return max(0, end - begin)

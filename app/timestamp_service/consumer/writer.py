@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import psycopg2
 
-from timestamp_service import correlation
+from timestamp_service import correlation, metrics
 from timestamp_service.consumer.batch import Batch, Row
 from timestamp_service.consumer.dead_letters import DeadLetters, NotDeliveredError
 from timestamp_service.consumer.projection import Projection
@@ -77,6 +77,13 @@ class Writer:
         if not batch.count:
             return
         seconds = round(time.perf_counter() - started, 6)
+        duplicates = batch.count - len(batch.bad) - written
+        metrics.CONSUMED.inc(batch.count)
+        metrics.WRITTEN.inc(written)
+        metrics.DUPLICATES.inc(duplicates)
+        metrics.DEAD_LETTERS.inc(len(batch.bad))
+        metrics.BATCH_MESSAGES.observe(batch.count)
+        metrics.BATCH_SECONDS.observe(seconds)
         for message in batch.bad:
             found = correlation.from_kafka(message.headers)
             self._log.error(
@@ -91,7 +98,7 @@ class Writer:
             "batch",
             messages=batch.count,
             written=written,
-            duplicates=batch.count - len(batch.bad) - written,
+            duplicates=duplicates,
             dead_letters=len(batch.bad),
             seconds=seconds,
         )

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import falcon.asgi
 
-from timestamp_service import http, identifiers, notify, problems, routes, settings
+from timestamp_service import docs, http, identifiers, notify, openapi, problems, routes, settings
 from timestamp_service.http import App
 from timestamp_service.logs import Log
 from timestamp_service.query import caching, preferences, ranges
@@ -46,6 +46,11 @@ class Reading:
     def progressing(self) -> bool:
         """Tell whether queries end by when they are due."""
         return self._reader is None or self._reader.progressing()
+
+    def measure(self) -> None:
+        """Tell of connections and of who waits."""
+        if self._reader is not None:
+            self._reader.measure()
 
     def stopping(self) -> None:
         """End the waits for records to come."""
@@ -143,5 +148,11 @@ def create_app() -> App:
     config = read_settings(SERVICE, settings.read_query)
     log = Log(SERVICE, config.server.log_level)
     reading = Reading(config, log)
-    resources = {routes.RECORD: Timestamp(reading), routes.RECORDS: Timestamps(reading)}
+    page = docs.page()
+    resources = {
+        routes.RECORD: Timestamp(reading),
+        routes.RECORDS: Timestamps(reading),
+        routes.OPENAPI: http.Fixed(openapi.document(), http.JSON),
+        routes.DOCS: http.Fixed(page.content, "text/html", {"Content-Security-Policy": page.policy}),
+    }
     return http.make_app(reading, resources, log, notify.from_environment(os.environ))

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import errors
 
+from timestamp_service import metrics
 from timestamp_service.database import connections
 from timestamp_service.database.connections import AsyncConnection, DeadlineError
 from timestamp_service.database.schema import TABLE
@@ -145,6 +146,12 @@ class Reader:
     def progressing(self) -> bool:
         """Tell whether queries end by when they are due."""
         return not (self._pending or self._pages) or self._loop.time() - self._last_progress < _STUCK_SECONDS
+
+    def measure(self) -> None:
+        """Bring the gauges up to date."""
+        metrics.CONNECTIONS.set(self._connected)
+        metrics.LOOKUPS.set(len(self._pending) + len(self._pages))
+        metrics.WAITING.set(self._waiting_count)
 
     def stop_waiting(self) -> None:
         """End all waits for records to come: they get None."""

@@ -1,0 +1,68 @@
+import time
+from typing import Any
+
+import pytest
+
+from timestamp_service.consumer.state import State, lag
+
+
+def partition(number: int, low: int, high: int, committed: int, stored: int, desired: bool = True) -> Any:
+    """A partition in librdkafka's statistics."""
+    return {
+        "partition": number,
+        "desired": desired,
+        "lo_offset": low,
+        "hi_offset": high,
+        "committed_offset": committed,
+        "stored_offset": stored,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (partition(0, 0, 10, -1001, -1001), 10),
+        (partition(0, 4, 10, -1001, -1001), 6),
+        (partition(0, -1001, 10, 7, -1001), 3),
+        (partition(0, 0, 10, 7, 9), 1),
+        (partition(0, 0, 10, 10, 10), 0),
+        # Nothing is known yet.
+        (partition(0, -1001, -1001, -1001, -1001), 0),
+        # Not ours.
+        (partition(0, 0, 10, 7, 9, desired=False), 0),
+        (partition(-1, -1001, -1001, -1001, -1001), 0),
+    ],
+)
+def test_lag(found: Any, expected: int) -> None:
+    assert lag(found) == expected
+
+
+def statistics(*partitions: Any, up: bool = True) -> Any:
+    return {
+        "brokers": {"a": {"nodeid": 1, "state": "UP" if up else "DOWN"}},
+        "topics": {"t": {"partitions": {str(found["partition"]): found for found in partitions}}},
+    }
+
+
+def told(state: State) -> tuple[int, float | None]:
+    return state.lag_messages, state.lag_since
+
+
+def test_nothing_to_write_is_progress() -> None:
+    state = State(progress_at=0.0)
+    state.see(statistics(partition(0, 0, 10, 4, -1001), partition(1, 0, 10, 5, -1001)), "t")
+    assert state.brokers_up
+    assert state.lag_messages == 11
+    assert state.lag_since is not None
+    assert time.monotonic() - state.lag_since < 1
+    assert state.progress_at == 0.0
+    state.see(statistics(partition(0, 0, 10, 4, 10), partition(1, 0, 10, 5, 10)), "t")
+    assert told(state) == (0, None)
+    assert state.progress_at > 0.0
+
+
+def test_no_brokers_are_no_progress() -> None:
+    state = State(progress_at=0.0)
+    state.see(statistics(up=False), "t")
+    assert not state.brokers_up
+    assert state.progress_at == 0.0
