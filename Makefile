@@ -22,7 +22,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 RUN := $(VENV)/bin/python -B
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca
-.PHONY: test test-fast lint unit integration molecule test-side-effects docs requirements bench-app bench-provision
+.PHONY: test test-fast lint unit integration molecule test-side-effects audit docs requirements bench-app bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -89,6 +89,9 @@ test-side-effects: setup ## Boot, break and mend two fresh nodes, with the slow 
 	molecule converge
 	TIMESTAMP_INVENTORY=molecule/inventory pytest molecule/side_effects
 	molecule destroy
+
+audit: ## Audit the running nodes by lynis and testssl.sh; what is not mended must be waived with a reason
+	@scripts/setup.sh up audit; $(RUN) scripts/audit.py --inventory $(INVENTORY)
 
 docs: setup ## Make the README of every role and docs/variables.md from the argument specifications
 	$(RUN) scripts/role_docs.py

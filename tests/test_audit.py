@@ -1,0 +1,48 @@
+"""What `make audit` makes of the reports of lynis and testssl.sh."""
+
+from __future__ import annotations
+
+import audit
+import pytest
+import yaml
+from audit import Finding
+
+REPORT = """lynis_version=3.0.8
+warning[]=PKGS-7392|Found one or more vulnerable packages.|-|-|
+suggestion[]=SSH-7408|Consider hardening SSH configuration|MaxSessions (set 10 to 2)|-|
+hardening_index=81
+"""
+
+
+def test_report_of_lynis_is_read() -> None:
+    index, findings = audit.lynis_findings("db", REPORT)
+    assert index == 81
+    assert [(finding.id, finding.where) for finding in findings] == [("PKGS-7392", "db"), ("SSH-7408", "db")]
+    assert "MaxSessions" in findings[1].text
+
+
+def test_report_without_an_index_is_no_report() -> None:
+    with pytest.raises(ValueError, match="did not reach its end"):
+        audit.lynis_findings("db", "lynis_version=3.0.8\n")
+
+
+def test_report_of_testssl_is_read() -> None:
+    report = [
+        {"id": "TLS1", "severity": "OK", "finding": "not offered"},
+        {"id": "cert_revocation <hostCert#1>", "severity": "HIGH", "finding": "none"},
+    ]
+    assert audit.testssl_findings("web", report) == [Finding("web", "cert_revocation", "HIGH: none")]
+
+
+def test_what_is_not_waived_is_left_and_a_waiver_for_nothing_is_named() -> None:
+    findings = [Finding("web", "a", ""), Finding("web", "b", "")]
+    assert audit.unwaived(findings, {"a": "reason", "c": "reason"}) == [findings[1]]
+    assert audit.superfluous(findings, {"a": "reason", "c": "reason"}) == ["c"]
+
+
+def test_every_waiver_has_a_reason() -> None:
+    waivers = yaml.safe_load(audit.WAIVERS.read_text())
+    assert set(waivers) == {"devsec", "lynis", "testssl"}
+    for kind, entries in waivers.items():
+        for one, reason in entries.items():
+            assert str(reason).endswith("."), f"{kind} {one}"
