@@ -10,6 +10,7 @@ from conftest import Answer, Client
 from testinfra.host import Host
 
 GROUP = "web"
+EXPOSURE_CEILING = 2.5
 RECORD = "/api/v1/timestamp/00000000-0000-4000-8000-000000000000"
 
 
@@ -17,6 +18,24 @@ def test_unit_runs(node: Host) -> None:
     assert node.service("nginx.service").is_running
     assert node.service("nginx.service").is_enabled
     assert node.check_output("systemctl show nginx.service --property=NRestarts --value") == "0"
+
+
+def test_exposure_is_under_the_ceiling(node: Host) -> None:
+    line = node.run("systemd-analyze security --no-pager nginx.service").stdout.strip().splitlines()[-1]
+    assert float(line.split("exposure level for")[1].split(":")[1].split()[0]) <= EXPOSURE_CEILING, line
+
+
+def test_key_is_for_root_alone(node: Host) -> None:
+    file = node.file("/etc/nginx/timestamp-service.key")
+    assert (file.user, file.mode) == ("root", 0o600)
+
+
+@pytest.mark.parametrize(
+    "cipher", ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA", "DHE-RSA-AES128-GCM-SHA256", "eNULL", "aNULL"]
+)
+def test_weak_ciphers_are_refused(node: Host, cipher: str) -> None:
+    command = f"echo | openssl s_client -connect 127.0.0.1:443 -tls1_2 -cipher '{cipher}:@SECLEVEL=0'"
+    assert node.run(command).rc != 0
 
 
 def test_plain_http_only_redirects(request_https: Client, web_address: str) -> None:
