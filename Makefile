@@ -58,13 +58,15 @@ down: ## Erase the nodes with their data and secrets; asks first (FORCE=1 does n
 setup: ## Install what is missing: Debian packages and .venv (activate it by: . .venv/bin/activate)
 	@scripts/setup.sh up test
 
-test: lint unit integration molecule ## All checks
+test: lint unit molecule integration ## All checks
 
 test-fast: lint unit ## The checks that need no servers
 
 lint: setup ## Style and types of playbooks, Python and shell scripts
 	ansible-lint --offline --profile production
 	yamllint --strict .
+	ansible-playbook -i inventories/production site.yml --syntax-check
+	ansible-playbook -i inventories/production playbooks/preflight.yml --limit controller
 	ruff check .
 	ruff format --check .
 	cd app && mypy && MYPYPATH=.:.. mypy -p bench
