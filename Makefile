@@ -77,12 +77,17 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	    xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' | xargs shellcheck
 
 unit: setup ## Tests of the application and of the deployment's Python code
-	pytest app/tests -m 'not integration'
+	pytest app/tests -m 'not integration and not browser'
 	pytest tests
 
 integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
 	pytest app/tests -m integration
+
+test-docs: setup ## The page /docs in a real browser (installs Chromium, 300 MB; not part of `make test`)
+	@scripts/setup.sh docs
+	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
+	pytest app/tests -m browser
 
 molecule: setup ## The whole stack on two fresh nodes of its own
 	molecule test

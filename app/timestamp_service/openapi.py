@@ -319,7 +319,7 @@ def _parameters() -> dict[str, Any]:
             "Prefer",
             "`wait=N`: for how many seconds (0 to 30, more counts as 30) to wait for the record (RFC 7240).",
             text,
-            "wait=10",
+            "wait=1",
         ),
         "IfNoneMatch": parameter(
             "header",
