@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
-from conftest import service
+import yaml
+from conftest import INVENTORY, PROJECT, service
+from inventory import environment, tool
 from testinfra.host import Host
 
 GROUP = "nodes"
@@ -51,6 +54,28 @@ def test_metrics_of_certificates_and_volumes_are_written(node: Host) -> None:
     text = node.file("/var/lib/prometheus/node-exporter/timestamp_service.prom").content_string
     assert 'timestamp_certificate_not_after_seconds{path="/etc/timestamp-service/ca.crt"} ' in text
     assert 'timestamp_volume_free_bytes{path="/"} ' in text
+
+
+def test_failed_gate_shows_the_unit_and_the_end_of_its_journal(node: Host, tmp_path: Path) -> None:
+    name = node.check_output("hostname --fqdn")
+    book = tmp_path / "play.yml"
+    role = {"name": "base", "tasks_from": "failed_unit"}
+    given = {"base_failed_unit": "ssh.service", "base_failed_reason": "Look at `make logs`."}
+    tasks = [{"ansible.builtin.include_role": role, "vars": given}]
+    book.write_text(yaml.safe_dump([{"hosts": name, "gather_facts": False, "tasks": tasks}]))
+    done = subprocess.run(
+        [tool("ansible-playbook"), "-i", INVENTORY, str(book)],
+        cwd=PROJECT,
+        env=environment({"ANSIBLE_NOCOLOR": "1"}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"ssh.service on {name}: Look at `make logs`." in done.stdout
+    assert "Active: active (running)" in done.stdout
+    assert "--- the end of its journal" in done.stdout
+    assert "sshd[" in done.stdout.split("--- the end of its journal")[1]
 
 
 def test_time_is_kept(node: Host) -> None:
