@@ -51,6 +51,12 @@ def test_every_variable_is_typed_described_and_named_after_its_role(folder: Path
 
 
 @each_role
+def test_no_two_variables_are_described_alike(folder: Path) -> None:
+    said = [role_docs.description(option) for option in options(folder).values()]
+    assert sorted(said) == sorted(set(said))
+
+
+@each_role
 def test_every_default_has_a_comment(folder: Path) -> None:
     """A comment stands above each variable, or above the group that it is in."""
     path = folder / "defaults/main.yml"
