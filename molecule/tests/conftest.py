@@ -103,9 +103,15 @@ def request_https(web_address: str) -> Client:
     context = ssl.create_default_context(cafile=str(service().certificate_authority))
     opener = urllib.request.build_opener(NoRedirect, urllib.request.HTTPSHandler(context=context))
 
-    def send(method: str, path: str, headers: dict[str, str] | None = None, scheme: str = "https") -> Answer:
+    def send(
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        scheme: str = "https",
+        body: bytes | None = None,
+    ) -> Answer:
         request = urllib.request.Request(
-            f"{scheme}://{web_address}{path}", method=method, headers=headers or {}
+            f"{scheme}://{web_address}{path}", body, method=method, headers=headers or {}
         )
         try:
             with opener.open(request, timeout=40) as response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import urllib.error
 import urllib.request
@@ -9,6 +10,7 @@ import uuid
 
 import pytest
 from conftest import Client
+from testinfra.host import Host
 
 GROUP = "web"
 
@@ -41,6 +43,65 @@ def test_correlation_id_is_answered(request_https: Client) -> None:
     assert answer.headers.get_all("correlationId") == [sent]
     made = request_https("POST", "/app").headers["correlationId"]
     assert uuid.UUID(made).version is not None
+
+
+def test_one_request_can_be_followed_through_all_logs(node: Host, request_https: Client) -> None:
+    headers = {
+        "correlationId": str(uuid.uuid4()),
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    }
+    posted = request_https("POST", "/api/v1/timestamp/2009-09-28T19:03:12Z", headers)
+    record_id = posted.json()["id"]
+    read = request_https("GET", f"/api/v1/timestamp/{record_id}", headers)
+    assert read.status == 200
+    for answer in (posted, read):
+        assert answer.headers["traceparent"] == headers["traceparent"]
+
+    found = node.check_output(
+        f"journalctl --sync; journalctl --output=cat --since=-1min --grep={headers['correlationId']}"
+    )
+    # The command itself stands there too, as sudo logs it.
+    lines = [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+    told = sorted((line["service"], line["event"], line.get("command_id")) for line in lines)
+    assert told == [
+        ("nginx", "request", None),
+        ("nginx", "request", None),
+        ("timestamp-command", "request", record_id),
+        ("timestamp-consumer", "recorded", record_id),
+        ("timestamp-query", "request", record_id),
+    ]
+    for line in lines:
+        assert line["correlationId"] == headers["correlationId"]
+        assert line.get("traceparent", headers["traceparent"]) == headers["traceparent"]
+
+
+def test_many_are_recorded_and_found(request_https: Client) -> None:
+    sent = [f"1851-0{month}-01T00:00:00.00000000{month}Z" for month in range(1, 10)]
+    headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+    posted = request_https("POST", "/api/v1/timestamps", headers, body=json.dumps(sent).encode())
+    assert posted.status == 200
+    ids = posted.json()["ids"]
+    again = request_https("POST", "/api/v1/timestamps", headers, body=json.dumps(sent).encode())
+    assert again.json()["ids"] == ids
+    request_https("GET", f"/api/v1/timestamp/{ids[-1]}", {"Prefer": "wait=10"})
+    found: list[dict[str, str]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        path = f"/api/v1/timestamps?from={sent[0]}&to=1852-01-01T00:00:00Z&limit=4&cursor={cursor}"
+        page = request_https("GET", path).json()
+        found += page["items"]
+        cursor = page["next"]
+    # Others may be there of earlier runs.
+    instants = [item["event_timestamp"] for item in found]
+    assert instants == sorted(instants)
+    assert [item["id"] for item in found if item["id"] in ids] == ids
+
+
+def test_a_record_is_not_sent_again_to_who_has_it(request_https: Client) -> None:
+    location = request_https("POST", "/app").headers["Location"]
+    tag = request_https("GET", location).headers["ETag"]
+    again = request_https("GET", location, {"If-None-Match": tag})
+    assert (again.status, again.body) == (304, b"")
 
 
 def test_malformed_correlation_id_is_refused(request_https: Client) -> None:

@@ -60,6 +60,9 @@ def test_other_paths_are_not_found(request_https: Client, path: str) -> None:
     [
         ("DELETE", RECORD, "GET, HEAD, POST, OPTIONS"),
         ("PUT", RECORD, "GET, HEAD, POST, OPTIONS"),
+        ("PUT", "/api/v1/timestamps", "GET, HEAD, POST, OPTIONS"),
+        ("POST", "/api/v1/openapi.json", "GET, HEAD, OPTIONS"),
+        ("POST", "/docs", "GET, HEAD, OPTIONS"),
         ("GET", "/app", "POST, OPTIONS"),
         ("GET", "/api/v1/timestamp", "POST, OPTIONS"),
         ("POST", "/health", "GET, HEAD, OPTIONS"),
@@ -75,6 +78,26 @@ def test_options_are_answered_in_one_place(request_https: Client) -> None:
     answer = request_https("OPTIONS", RECORD)
     assert answer.status == 204
     assert answer.headers.get_all("Allow") == ["GET, HEAD, POST, OPTIONS"]
+
+
+def test_too_large_a_body_is_a_problem(request_https: Client) -> None:
+    problem(request_https("POST", "/api/v1/timestamps", body=b" " * (1024 * 1024 + 1)), 413)
+
+
+def test_no_other_origin_may_use_it_by_default(request_https: Client) -> None:
+    asked = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "POST"}
+    for answer in (request_https("OPTIONS", "/app", asked), request_https("GET", "/health", asked)):
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+
+
+def test_the_description_and_its_page_are_served(request_https: Client) -> None:
+    described = request_https("GET", "/api/v1/openapi.json")
+    assert described.status == 200
+    assert described.json()["openapi"] == "3.1.0"
+    page = request_https("GET", "/docs")
+    assert page.status == 200
+    assert page.headers["Content-Type"] == "text/html"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
 def test_security_headers(request_https: Client) -> None:
