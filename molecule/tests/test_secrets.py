@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-import pytest
-from conftest import INVENTORY, PROJECT, service
-from inventory import environment, tool
+from conftest import service
 from testinfra.host import Host
 
 GROUP = "nodes"
@@ -55,22 +53,3 @@ def test_secrets_stand_only_in_files_that_few_may_read(node: Host) -> None:
         file = node.file(path)
         assert file.user == "root", path
         assert file.mode & 0o007 == 0, path
-
-
-@pytest.mark.parametrize("options", [["--diff", "-vvv", "--check"]], ids=["diff-vvv"])
-def test_run_of_the_plays_says_no_secret(options: list[str]) -> None:
-    """A whole run in check mode, as talkative as they come: it reports no change either."""
-    done = subprocess.run(
-        [tool("ansible-playbook"), "-i", INVENTORY, *options, "site.yml"],
-        cwd=PROJECT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-3000:]
-    assert [secret[:4] for secret in secrets() if secret in output] == []
-    recap = [line for line in output.splitlines() if " changed=" in line]
-    assert recap
-    assert all(" changed=0 " in line for line in recap), recap
