@@ -182,11 +182,12 @@ def _recording(summary: str, description: str, parameters: list[Any]) -> dict[st
                 "headers": {"Location": _ref("headers", "Location"), **_traced()},
                 "content": {JSON: {"schema": _schema("Identifier")}},
                 "links": {
-                    "record": {
-                        "operationId": "getRecord",
+                    operation_id: {
+                        "operationId": operation_id,
                         "parameters": {"value": "$response.body#/id"},
                         "description": "The record of the id that is answered.",
                     }
+                    for operation_id in ("getRecord", "headRecord")
                 },
             },
             **_errors(413),
@@ -209,7 +210,11 @@ def _bulk() -> dict[str, Any]:
             "content": {
                 JSON: {"schema": _schema("Timestamps"), "example": example},
                 "application/x-ndjson": {
-                    "schema": {"type": "string", "description": "A JSON string a line."},
+                    "schema": {
+                        "type": "string",
+                        "format": "timestamp-lines",
+                        "description": "A JSON string a line.",
+                    },
                     "example": "".join(f"{json.dumps(text)}\n" for text in example),
                 },
             },
@@ -332,28 +337,28 @@ def _parameters() -> dict[str, Any]:
             "query",
             "from",
             "The first instant of the range. By default it has no start.",
-            _schema("Timestamp"),
+            _or_empty(_schema("Timestamp")),
             "2009-09-28T00:00:00Z",
         ),
         "To": parameter(
             "query",
             "to",
             "The first instant after the range. By default it has no end.",
-            _schema("Timestamp"),
+            _or_empty(_schema("Timestamp")),
             "2009-09-29T00:00:00Z",
         ),
         "Limit": parameter(
             "query",
             "limit",
             "How many records a page has at most.",
-            {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+            _or_empty({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
             100,
         ),
         "Cursor": parameter(
             "query",
             "cursor",
             "`next` of the page before.",
-            {"type": "string", "format": "cursor"},
+            _or_empty({"type": "string", "format": "cursor"}),
             _CURSOR_EXAMPLE,
         ),
     }
@@ -466,6 +471,10 @@ def _traced() -> dict[str, Any]:
         "correlationId": _ref("headers", "CorrelationId"),
         "traceparent": _ref("headers", "Traceparent"),
     }
+
+
+def _or_empty(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"const": "", "description": "As if it were not there."}]}
 
 
 def _schema(name: str) -> dict[str, str]:
