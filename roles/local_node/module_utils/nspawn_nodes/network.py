@@ -174,8 +174,9 @@ def remove_cable(name: str, bridge: str) -> None:
             f"This computer already runs a machine whose network cable is {name}, on the bridge {other}: set "
             "local_node_machine_prefix in the inventory."
         )
-    if _exists(name):
-        run(["ip", "link", "delete", "dev", name])
+    # The kernel removes the cable of a machine that has just ended, and may do so before us.
+    if _exists(name) and not succeeds(["ip", "link", "delete", "dev", name]) and _exists(name):
+        raise NodeError(f"The network cable {name} of a machine that has ended cannot be removed.")
 
 
 def _exists(device: str) -> bool:
