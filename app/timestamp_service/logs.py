@@ -4,12 +4,16 @@ Every line has `time` (RFC 3339, UTC), `level`, `service` and `event`; lines of 
 `correlationId`, and `command_id` where there is one. Other fields stand beside them.
 """
 
+import asyncio
 import json
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -25,6 +29,40 @@ def write_to_stderr(line: bytes) -> None:
         line = line[os.write(descriptor, line) :]
 
 
+class Turns:
+    """Writes the lines of one turn of an event loop together: a write costs more than what is in it."""
+
+    def __init__(self, write: Callable[[bytes], None], loop: asyncio.AbstractEventLoop) -> None:
+        """Write by `write` at the end of each turn of `loop`, which is the running one."""
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._write = write
+        self._lines: list[bytes] = []
+        self._length = 0
+
+    def add(self, line: bytes) -> None:
+        """Take a line. Those of other threads are written at once."""
+        if not self.mine():
+            self._write(line)
+            return
+        if self._length + len(line) > _WRITE_BYTES:
+            self.flush()
+        if not self._lines:
+            self._loop.call_soon(self.flush)
+        self._lines.append(line)
+        self._length += len(line)
+
+    def mine(self) -> bool:
+        """Tell whether the caller's thread is that of the event loop."""
+        return threading.get_ident() == self._thread
+
+    def flush(self) -> None:
+        """Write what there is."""
+        if self._lines:
+            lines, self._lines, self._length = self._lines, [], 0
+            self._write(b"".join(lines))
+
+
 class Log:
     """Writes the lines of one service."""
 
@@ -32,7 +70,20 @@ class Log:
         """Write lines of at least `level` (a number of the module `logging`) by `write`."""
         self.service = service
         self.level = level
-        self._write = write
+        self._write = self._write_at_once = write
+        self._turns: Turns | None = None
+
+    def join_turns(self) -> None:
+        """Write the lines of one turn of the running event loop together, but warnings and errors at once."""
+        self._turns = Turns(self._write_at_once, asyncio.get_running_loop())
+        self._write = self._turns.add
+
+    def part_turns(self) -> None:
+        """Write each line at once again."""
+        if self._turns is not None:
+            self._turns.flush()
+        self._turns = None
+        self._write = self._write_at_once
 
     def debug(self, event: str, **fields: Any) -> None:
         """Write what only a developer wants to know."""
@@ -58,6 +109,8 @@ class Log:
         members = json.dumps(content, default=str, separators=(",", ":"))[1:-1]
         start = self._start(level, event)
         self._write(f"{start},{members}}}\n".encode() if members else f"{start}}}\n".encode())
+        if level >= logging.WARNING and self._turns is not None and self._turns.mine():
+            self._turns.flush()
 
     def each(self, event: str, members: Iterable[str]) -> None:
         """Write a line (info) for each of `members`: what follows the event in it, as JSON members."""
@@ -77,9 +130,27 @@ class Log:
             self._write("".join(lines).encode())
 
     def _start(self, level: int, event: str) -> str:
-        time = datetime.now(UTC).isoformat(timespec="microseconds")[:-6]
-        name = logging.getLevelName(level)
-        return f'{{"time":"{time}Z","level":"{name}","service":"{self.service}","event":"{event}"'
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        return (
+            f'{{"time":"{_second(seconds)}.{nanoseconds // 1000:06d}Z","level":"{_NAMES[level]}",'
+            f'"service":"{self.service}","event":"{event}"'
+        )
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
+
+
+class _Names(dict[int, str]):
+    """The names of levels, which libraries may have added to."""
+
+    def __missing__(self, level: int) -> str:
+        name = self[level] = logging.getLevelName(level)
+        return name
+
+
+_NAMES = _Names()
 
 
 class LibraryHandler(logging.Handler):

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 from typing import Any
@@ -93,3 +94,37 @@ def test_lines_of_libraries_get_our_form() -> None:
     line = lines.read()[0]
     assert (line["level"], line["event"], line["message"]) == ("ERROR", "test_logs", "it failed: 7")
     assert "ValueError: what went wrong" in line["exception"]
+
+
+def test_lines_of_one_turn_are_written_together_and_errors_at_once() -> None:
+    written: list[bytes] = []
+
+    async def scenario() -> None:
+        log = Log("s", logging.INFO, written.append)
+        log.join_turns()
+        log.info("one")
+        log.info("two")
+        assert not written
+        await asyncio.sleep(0)
+        assert [line.count(b"\n") for line in written] == [2]
+        log.info("three")
+        log.error("four")
+        assert written[-1].count(b"\n") == 2
+        await asyncio.to_thread(log.info, "five")
+        assert b'"five"' in written[-1]
+        log.info("six")
+        log.part_turns()
+        assert b'"six"' in written[-1]
+        log.info("seven")
+        assert b'"seven"' in written[-1]
+
+    asyncio.run(scenario())
+    assert [json.loads(line)["event"] for line in b"".join(written).splitlines()] == [
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+    ]
