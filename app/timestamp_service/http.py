@@ -1,6 +1,8 @@
 """What both APIs, and the consumer's health port, have in common over HTTP."""
 
 import asyncio
+import json
+import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +17,7 @@ from timestamp_service.correlation import Correlation
 from timestamp_service.logs import Log
 from timestamp_service.metrics import Tally
 from timestamp_service.notify import Notifier
+from timestamp_service.shortcut import Short
 
 JSON = "application/json"
 
@@ -45,9 +48,11 @@ class Work(Protocol):
 
 
 class App(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
-    """A Falcon application that knows the work behind it."""
+    """A Falcon application that knows the work behind it, and the short way of its plain requests."""
 
     work: Work
+    tracing: "Tracing"
+    short: Short | None = None
 
 
 class Lifespan:
@@ -62,6 +67,7 @@ class Lifespan:
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Start the work. Requests are served at once, ready or not."""
+        self._log.join_turns()
         await self._work.start()
         self._tasks = [asyncio.create_task(task) for task in (self._become_ready(), self._measure())]
 
@@ -73,6 +79,7 @@ class Lifespan:
         self._work.measure()
         metrics.flush()
         self._log.info("stopped")
+        self._log.part_turns()
 
     async def _measure(self) -> None:
         while True:
@@ -140,21 +147,39 @@ class Tracing:
             methods = routes.allowed(request.path)
             if methods:
                 response.set_header("Allow", ", ".join(methods))
-        seconds = time.perf_counter() - context.started
-        labels = request.method, request.uri_template, response.status_code
-        (self._tallies.get(labels) or self._tally(*labels)).observe(seconds)
-        quiet = request.path in _QUIET and request.method in routes.READ
-        write = self._log.debug if quiet else self._log.info
-        write(
-            "request",
-            correlationId=found.identifier,
-            traceparent=found.traceparent,
-            command_id=context.get("command_id"),
-            method=request.method,
-            path=request.path,
-            status=response.status_code,
-            seconds=round(seconds, 6),
+        self.answered(
+            found,
+            context.get("command_id"),
+            request.method,
+            request.uri_template,
+            request.path,
+            response.status_code,
+            context.started,
         )
+
+    def answered(
+        self,
+        found: Correlation,
+        command_id: str | None,
+        method: str,
+        route: str | None,
+        path: str,
+        status: int,
+        started: float,
+    ) -> None:
+        """Count and log a request that came at `started` (of the performance counter)."""
+        seconds = time.perf_counter() - started
+        labels = method, route, status
+        (self._tallies.get(labels) or self._tally(*labels)).observe(seconds)
+        if path in _QUIET and method in routes.READ and self._log.level > logging.DEBUG:
+            return
+        trace = "" if found.traceparent is None else f'"traceparent":"{found.traceparent}",'
+        command = "" if command_id is None else f'"command_id":"{command_id}",'
+        members = (
+            f'"correlationId":"{found.identifier}",{trace}{command}"method":"{method}",'
+            f'"path":{_quoted(path)},"status":{status},"seconds":{seconds:.6f}'
+        )
+        self._log.each("request", (members,))
 
     def _tally(self, method: str, route: str | None, status: int) -> Tally:
         found = self._tallies[method, route, status] = Tally(
@@ -164,6 +189,8 @@ class Tracing:
         return found
 
 
+# As json.dumps does, of one text.
+_quoted = json.encoder.encode_basestring_ascii
 # They are asked all the time by machines.
 _QUIET = frozenset((routes.HEALTH, routes.READY, routes.METRICS))
 # The other workers' figures are as old as this at most when one is asked.
@@ -255,8 +282,10 @@ def require_accepted(request: falcon.asgi.Request, media_type: str) -> None:
 
 def make_app(work: Work, resources: Mapping[str, object], log: Log, notifier: Notifier) -> App:
     """Return an application around `work`: `resources` by path, health, readiness, and problems."""
-    app = App(middleware=[Tracing(log), Lifespan(work, log, notifier)])
+    tracing = Tracing(log)
+    app = App(middleware=[tracing, Lifespan(work, log, notifier)])
     app.work = work
+    app.tracing = tracing
     app.set_error_serializer(_serialise)
 
     async def fail(

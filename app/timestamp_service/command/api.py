@@ -1,7 +1,9 @@
 """Command API: POST records an instant in the Kafka log."""
 
 import os
+import traceback
 from collections.abc import Sequence
+from functools import partial
 
 import falcon.asgi
 
@@ -11,6 +13,7 @@ from timestamp_service.command.publisher import NotPublishedError, OverloadedErr
 from timestamp_service.http import App
 from timestamp_service.logs import Log
 from timestamp_service.messages import Command
+from timestamp_service.shortcut import Exchange
 from timestamp_service.start import read_settings
 
 SERVICE = "timestamp-command"
@@ -28,6 +31,11 @@ class Recording:
     async def start(self) -> None:
         """Make the producer: after the fork, since its threads do not survive one."""
         self._publisher = Publisher(self._config, self._log)
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """The publisher, once it is started."""
+        return self._publisher
 
     async def check(self) -> str | None:
         """Name kafka when it does not answer."""
@@ -72,9 +80,7 @@ class Recording:
                 by_key=key is not None,
             )
         except NotPublishedError:
-            raise problems.Problem(
-                503, "The log has not acknowledged the record in time. Try again shortly.", retry_after=1
-            ) from None
+            raise _late() from None
         except OverloadedError:
             raise _overloaded() from None
         return identifier
@@ -110,8 +116,56 @@ class Recording:
         return made
 
 
+def _late() -> problems.Problem:
+    return problems.Problem(
+        503, "The log has not acknowledged the record in time. Try again shortly.", retry_after=1
+    )
+
+
 def _overloaded() -> problems.Problem:
     return problems.Problem(503, "Too many records are on their way. Try again shortly.", retry_after=1)
+
+
+class PlainTimestamp:
+    """The short way of `POST /api/v1/timestamp/{timestamp}`."""
+
+    method = "POST"
+
+    def __init__(self, recording: Recording, log: Log) -> None:
+        """Record by `recording`."""
+        self._recording = recording
+        self._log = log
+
+    def take(self, exchange: Exchange) -> bool:
+        """Answer once the record is acknowledged; or leave it to the whole way where nothing can be sent."""
+        publisher = self._recording.publisher
+        if publisher is None:
+            return False
+        try:
+            instant = instants.normalise(exchange.text)
+            identifier = exchange.command_id = identifiers.new()
+            publisher.send(
+                identifier,
+                messages.encode(Command(identifier, instant)),
+                exchange.correlation.kafka_headers(),
+                partial(self._answer, exchange, identifier),
+            )
+        except (instants.InstantError, NotPublishedError, OverloadedError):
+            return False
+        return True
+
+    def _answer(self, exchange: Exchange, identifier: str, acknowledged: bool) -> None:
+        try:
+            if acknowledged:
+                exchange.answer(
+                    f"content-type: {http.JSON}\r\nlocation: /api/v1/timestamp/{identifier}\r\n",
+                    b'{"id":"%s"}' % identifier.encode(),
+                )
+            else:
+                exchange.fail(_late())
+        except Exception as error:
+            # It is called from the producer's polling, which must go on.
+            self._log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
 
 
 class Timestamp:
@@ -182,4 +236,6 @@ def create_app() -> App:
         routes.RECORDS: Timestamps(recording),
         **dict.fromkeys(routes.NOW, Now(recording)),
     }
-    return http.make_app(recording, resources, log, notify.from_environment(os.environ))
+    app = http.make_app(recording, resources, log, notify.from_environment(os.environ))
+    app.short = PlainTimestamp(recording, log)
+    return app

@@ -21,6 +21,8 @@ from timestamp_service.metrics import Tally
 
 # Beyond this since the last acknowledgement, a turn of the loop is too costly a way to wait.
 _SPIN_SECONDS = 0.002
+# From this many in flight on, messages are held for a moment, to be sent together; fewer are sent at once.
+_HOLD_FROM = 100
 _POLL_SECONDS = 0.001
 _IDLE_POLL_SECONDS = 1.0
 # Messages of one moment go to one partition: few large batches cost the broker less than many small ones.
@@ -45,6 +47,35 @@ class OverloadedError(Exception):
     """Too many messages are in flight; this one was not sent."""
 
 
+class Receipt:
+    """A future for one who has no task: `then` is called once, with whether all replicas have the message."""
+
+    __slots__ = ("_done", "_then")
+
+    def __init__(self, then: Callable[[bool], None]) -> None:
+        """Call `then` at the end."""
+        self._then = then
+        self._done = False
+
+    def done(self) -> bool:
+        """Tell whether it has ended."""
+        return self._done
+
+    def set_result(self, _result: None) -> None:
+        """End well."""
+        self._done = True
+        self._then(True)
+
+    def set_exception(self, _error: NotPublishedError) -> None:
+        """End badly."""
+        self._done = True
+        self._then(False)
+
+
+Report = Callable[[KafkaError | None, Message], None]
+_Held = tuple[str, bytes, Headers, Report, "asyncio.Future[None] | Receipt"]
+
+
 class Publisher:
     """A producer in the running event loop. Not to be shared by threads, nor made before a fork."""
 
@@ -61,7 +92,8 @@ class Publisher:
         self._acknowledge_seconds = config.acknowledge_seconds
         self._in_flight_max = config.in_flight_max
         self._partitions: list[int] = []
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[None] | Receipt]] = deque()
+        self._held: list[_Held] = []
         self._in_flight = 0
         # Since `measure` was called.
         self._produced = 0
@@ -106,12 +138,31 @@ class Publisher:
         `by_key`: to the partition of the key's hash (murmur2), else to any. Raises NotPublishedError (also
         from the future) and OverloadedError.
         """
+        acknowledged: asyncio.Future[None] = self._loop.create_future()
+        self._send(key, value, headers, acknowledged, by_key=by_key)
+        return acknowledged
+
+    def send(self, key: str, value: bytes, headers: Headers, then: Callable[[bool], None]) -> None:
+        """Send a message to any partition, and call `then` with whether it was acknowledged in time.
+
+        `then` may not raise. Raises as `publish` does, and does not call it then.
+        """
+        self._send(key, value, headers, Receipt(then), by_key=False)
+
+    def _send(
+        self,
+        key: str,
+        value: bytes,
+        headers: Headers,
+        acknowledged: "asyncio.Future[None] | Receipt",
+        *,
+        by_key: bool,
+    ) -> None:
         if self._failed or not self._partitions:
             raise NotPublishedError
         if self._in_flight >= self._in_flight_max:
             raise OverloadedError
         now = self._loop.time()
-        acknowledged: asyncio.Future[None] = self._loop.create_future()
 
         def report(error: KafkaError | None, _message: Message) -> None:
             self._in_flight -= 1
@@ -128,9 +179,14 @@ class Publisher:
                 self._log.warning("not_acknowledged", command_id=key, error=error.str())
                 acknowledged.set_exception(NotPublishedError())
 
-        self._produce(key, value, headers, self._partition(by_key), report, now)
+        if by_key or self._in_flight < _HOLD_FROM:
+            self._produce(key, value, headers, self._partition(by_key), report, now)
+        else:
+            if not self._held:
+                self._loop.call_later(_POLL_SECONDS, self._release)
+            self._held.append((key, value, headers, report, acknowledged))
+            self._in_flight += 1
         self._expect(acknowledged)
-        return acknowledged
 
     async def publish_all(
         self, messages: Sequence[tuple[str, bytes]], headers: Headers, *, by_key: bool
@@ -191,7 +247,7 @@ class Publisher:
         value: bytes,
         headers: Headers,
         partition: int,
-        report: Callable[[KafkaError | None, Message], None],
+        report: Report,
         now: float,
     ) -> None:
         try:
@@ -208,7 +264,22 @@ class Publisher:
             self._poll_soon()
         self._in_flight += 1
 
-    def _expect(self, acknowledged: "asyncio.Future[None]") -> None:
+    def _release(self) -> None:
+        """Send what was held, to one partition: one batch costs us and the broker less than many."""
+        held, self._held = self._held, []
+        if not held:
+            return
+        self._in_flight -= len(held)
+        partition, now = self._partition(by_key=False), self._loop.time()
+        for key, value, headers, report, acknowledged in held:
+            if acknowledged.done():
+                continue
+            try:
+                self._produce(key, value, headers, partition, report, now)
+            except (NotPublishedError, OverloadedError):
+                acknowledged.set_exception(NotPublishedError())
+
+    def _expect(self, acknowledged: "asyncio.Future[None] | Receipt") -> None:
         """Fail `acknowledged` when it is late."""
         self._waiting.append((self._loop.time() + self._acknowledge_seconds, acknowledged))
         if self._sweep_handle is None:
@@ -243,6 +314,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Wait until what is in flight is acknowledged, or its time is over."""
+        self._release()
         for handle in (self._poll_handle, self._sweep_handle):
             if handle is not None:
                 handle.cancel()
@@ -263,7 +335,7 @@ class Publisher:
         now = self._loop.time()
         if served:
             self._last_report = now
-        if now - self._last_report < _SPIN_SECONDS:
+        if self._in_flight < _HOLD_FROM and now - self._last_report < _SPIN_SECONDS:
             self._poll_handle = self._loop.call_soon(self._poll)
         else:
             self._poll_handle = self._loop.call_later(_POLL_SECONDS, self._poll)

@@ -1,6 +1,8 @@
 """Query API: GET reads records back from PostgreSQL."""
 
+import asyncio
 import os
+from functools import partial
 from http import HTTPStatus
 
 import falcon.asgi
@@ -10,6 +12,8 @@ from timestamp_service.http import App
 from timestamp_service.logs import Log
 from timestamp_service.query import caching, preferences, ranges
 from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError
+from timestamp_service.records import Record
+from timestamp_service.shortcut import Exchange
 from timestamp_service.start import read_settings
 
 SERVICE = "timestamp-query"
@@ -31,6 +35,11 @@ class Reading:
     async def start(self) -> None:
         """Connect, after the fork."""
         self._reader = Reader(self._config, self._log)
+
+    @property
+    def started(self) -> bool:
+        """Tell whether there is a reader."""
+        return self._reader is not None
 
     @property
     def reader(self) -> Reader:
@@ -61,6 +70,39 @@ class Reading:
         """Close the connections."""
         if self._reader is not None:
             await self._reader.close()
+
+
+class PlainTimestamp:
+    """The short way of `GET /api/v1/timestamp/{id}`, of records that are there."""
+
+    method = "GET"
+
+    def __init__(self, reading: Reading) -> None:
+        """Read by `reading`."""
+        self._reading = reading
+
+    def take(self, exchange: Exchange) -> bool:
+        """Answer the record; or leave it to the whole way where there is none yet."""
+        if not self._reading.started:
+            return False
+        try:
+            identifier = exchange.command_id = identifiers.normalise(exchange.text)
+            lookup = self._reading.reader.look_up(identifier)
+        except (identifiers.IdentifierError, UnavailableError):
+            return False
+        lookup.add_done_callback(partial(self._answer, exchange))
+        return True
+
+    def _answer(self, exchange: Exchange, lookup: "asyncio.Future[Record | None]") -> None:
+        record = None if lookup.cancelled() or lookup.exception() is not None else lookup.result()
+        if record is None:
+            exchange.go_the_whole_way()
+            return
+        tag = caching.entity_tag(record.identifier)
+        exchange.answer(
+            f"content-type: {http.JSON}\r\netag: {tag}\r\ncache-control: {caching.FOR_EVER}\r\n",
+            record.to_json(),
+        )
 
 
 class Timestamp:
@@ -155,4 +197,6 @@ def create_app() -> App:
         routes.OPENAPI: http.Fixed(openapi.document(), http.JSON),
         routes.DOCS: http.Fixed(page.content, "text/html", {"Content-Security-Policy": page.policy}),
     }
-    return http.make_app(reading, resources, log, notify.from_environment(os.environ))
+    app = http.make_app(reading, resources, log, notify.from_environment(os.environ))
+    app.short = PlainTimestamp(reading)
+    return app

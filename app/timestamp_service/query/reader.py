@@ -92,7 +92,7 @@ class Reader:
     async def get(self, identifier: str) -> Record | None:
         """Return the record of that id (in its canonical form), or None. Raises UnavailableError."""
         # Shielded: several may share the future, and one who goes away must not take it along.
-        return await asyncio.shield(self._look_up(identifier))
+        return await asyncio.shield(self.look_up(identifier))
 
     async def wait(self, identifier: str, seconds: float) -> Record | None:
         """Return the record, waiting up to `seconds` for it to come.
@@ -167,7 +167,8 @@ class Reader:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _look_up(self, identifier: str) -> "asyncio.Future[Record | None]":
+    def look_up(self, identifier: str) -> "asyncio.Future[Record | None]":
+        """Return a future of the record, or None, that others may share. Raises UnavailableError."""
         found = self._pending.get(identifier)
         if found is not None:
             return found
@@ -281,7 +282,7 @@ class Reader:
                 if slow or now - waiting.since < _YOUNG_SECONDS
             ]
             try:
-                lookups = [self._look_up(identifier) for identifier in wanted]
+                lookups = [self.look_up(identifier) for identifier in wanted]
             except UnavailableError:
                 # Whoever waits goes on waiting: the database may be back in time.
                 continue
