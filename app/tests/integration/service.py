@@ -112,6 +112,15 @@ class Service:
         """Return the lines of one event."""
         return [line for line in self.log() if line["event"] == event]
 
+    def requests(self, correlation_id: str) -> list[dict[str, Any]]:
+        """Return the lines of the requests of one correlationId; the first may follow after its answer."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.events("request") if line.get("correlationId") == correlation_id]
+
+        until(f"a request of {correlation_id} is logged", found, 5)
+        return found()
+
 
 class World:
     """A topic and a database of one's own, and the processes between them."""

@@ -261,8 +261,7 @@ def test_problems(
     assert problem["correlationId"] == answer.headers["correlationid"]
     if status == 405:
         assert answer.headers["allow"] == told
-    lines = [line for line in service.events("request") if line["correlationId"] == problem["correlationId"]]
-    assert [line["status"] for line in lines] == [status]
+    assert [line["status"] for line in service.requests(problem["correlationId"])] == [status]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_request_is_logged_and_counted_on_the_short_way(running: Running) -> N
     answer = running.command.ask(
         "POST", "/api/v1/timestamp/2009-09-28T19:03:12Z", {"correlationId": identifier}
     )
-    lines = [line for line in running.command.events("request") if line.get("correlationId") == identifier]
+    lines = running.command.requests(identifier)
     assert [(line["command_id"], line["status"], line["method"]) for line in lines] == [
         (json.loads(answer.body)["id"], 200, "POST")
     ]
