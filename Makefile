@@ -13,6 +13,7 @@ LINES ?= 100
 FOLLOW ?=
 COMMAND ?=
 BENCH ?=
+TESTS ?=
 
 # Ansible ignores an ansible.cfg beside it where others may write to the folder.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -22,7 +23,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 RUN := $(VENV)/bin/python -B
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca
-.PHONY: test test-fast lint unit integration molecule test-side-effects audit docs requirements bench-app bench-provision
+.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit docs requirements bench-app bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -73,6 +74,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
 	mypy molecule/tests
 	mypy molecule/side_effects
+	mypy molecule/faults
 	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
 	    xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' | xargs shellcheck
 
@@ -96,6 +98,10 @@ test-side-effects: setup ## Boot, break and mend two fresh nodes, with the slow 
 	molecule converge
 	TIMESTAMP_INVENTORY=molecule/inventory pytest molecule/side_effects
 	molecule destroy
+
+test-faults: setup ## Faults, rebuilds, deployments and backups under load, on two fresh nodes (TESTS='-k reboot': a part)
+	trap 'molecule destroy --scenario-name faults' EXIT; molecule converge --scenario-name faults; \
+	    TIMESTAMP_INVENTORY=molecule/faults/inventory pytest molecule/faults $(TESTS)
 
 audit: ## Audit the running nodes by lynis and testssl.sh; what is not mended must be waived with a reason
 	@scripts/setup.sh up audit; $(RUN) scripts/audit.py --inventory $(INVENTORY)
