@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timestamp_service import messages
-from timestamp_service.consumer.batch import Batch, Headers, Row
-from timestamp_service.consumer.dead_letters import letter_headers
+from timestamp_service.consumer.batch import Batch, Row
 from timestamp_service.correlation import Correlation
+from timestamp_service.dead_letters import Headers, letter_headers
 from timestamp_service.messages import Command
 
 APPENDED = 1_700_000_000_120

@@ -7,9 +7,8 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 from timestamp_service import correlation, instants, messages
 from timestamp_service.correlation import Correlation
+from timestamp_service.dead_letters import BadMessage, Headers
 from timestamp_service.messages import MalformedError
-
-Headers = list[tuple[str, str | bytes | None]]
 
 
 # A tuple: thousands are made at a time, for which a frozen dataclass takes thrice as long.
@@ -20,18 +19,6 @@ class Row(NamedTuple):
     event_timestamp: str
     created_at: str
     correlation: Correlation | None
-
-
-@dataclass(frozen=True, slots=True)
-class BadMessage:
-    """A message that can never be projected, as it was, and why."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    error: str
-    partition: int
-    offset: int
 
 
 @dataclass(slots=True)

@@ -6,12 +6,12 @@ import sys
 import traceback
 
 from timestamp_service import logs, notify, settings
-from timestamp_service.consumer.dead_letters import DeadLetters
 from timestamp_service.consumer.health import HealthServer
 from timestamp_service.consumer.loop import Loop
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
+from timestamp_service.dead_letters import DeadLetters
 from timestamp_service.logs import Log
 from timestamp_service.start import read_settings
 

@@ -8,9 +8,9 @@ import psycopg2
 
 from timestamp_service import correlation, metrics
 from timestamp_service.consumer.batch import Batch, Row
-from timestamp_service.consumer.dead_letters import DeadLetters, NotDeliveredError
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
+from timestamp_service.dead_letters import DeadLetters, NotDeliveredError
 from timestamp_service.logs import Log
 
 _BACKOFF_SECONDS = (0.2, 5.0)

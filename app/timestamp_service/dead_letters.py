@@ -1,10 +1,10 @@
 """Dead letters: messages that can never be projected go to a topic of their own."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from timestamp_service.consumer.batch import BadMessage, Headers
 from timestamp_service.kafka_errors import KafkaErrors
 from timestamp_service.logs import Log
 from timestamp_service.settings import Kafka
@@ -12,6 +12,20 @@ from timestamp_service.settings import Kafka
 _DELIVERY_SECONDS = 10.0
 # More than the source's messages can have: the headers that we add must fit too.
 _MESSAGE_MAX_BYTES = 4 * 1024 * 1024
+
+Headers = list[tuple[str, str | bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class BadMessage:
+    """A message that can never be projected, as it was, and why."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    error: str
+    partition: int
+    offset: int
 
 
 class NotDeliveredError(Exception):
