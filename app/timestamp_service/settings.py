@@ -135,7 +135,7 @@ def read_consumer(environment: Environment) -> Consumer:
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         group_id=_text(environment, "KAFKA_GROUP_ID"),
         group_instance_id=environment.get("KAFKA_GROUP_INSTANCE_ID") or None,
-        database=_database(environment),
+        database=read_database(environment),
         batch_max=_integer(environment, "CONSUMER_BATCH_MAX", 10_000, 1, 100_000),
     )
 
@@ -144,7 +144,7 @@ def read_query(environment: Environment) -> Query:
     """Read the settings of the query API. Raises SettingError."""
     return Query(
         server=read_server(environment),
-        database=_database(environment),
+        database=read_database(environment),
         connections=_integer(environment, "DB_CONNECTIONS", 2, 1, 100),
         waiting_max=_integer(environment, "QUERY_WAITING_MAX", 1_000, 0, 100_000),
     )
@@ -188,7 +188,8 @@ def _kafka(environment: Environment) -> Kafka:
     )
 
 
-def _database(environment: Environment) -> Database:
+def read_database(environment: Environment) -> Database:
+    """Read how to reach PostgreSQL. Raises SettingError."""
     # The command API shall not load a PostgreSQL client.
     import psycopg2
     from psycopg2.extensions import parse_dsn

@@ -1,0 +1,169 @@
+"""The command `timestamp-ledger`: records at a rate and keeps a ledger, or checks a ledger."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from timestamp_service import settings
+from timestamp_service.ledger import book
+from timestamp_service.ledger.check import CheckError, check_api, check_table
+from timestamp_service.ledger.client import Server
+from timestamp_service.ledger.load import Load, Options
+from timestamp_service.ledger.run import Run
+
+EXIT_WRONG = 1
+EXIT_USAGE = 2
+# Of what is wrong, as many are told in words.
+_TOLD = 1000
+
+
+def main() -> None:
+    """Run the command of the process's arguments, and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; returns 0 when all is well, 1 when something is wrong, 2 when it cannot be done."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except (OSError, ValueError, settings.SettingError, book.BookError, CheckError) as error:
+        sys.stderr.write(f"timestamp-ledger: {error}\n")
+        return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="timestamp-ledger", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    load = commands.add_parser("run", help="record at a rate until the duration is over, SIGTERM or SIGINT")
+    load.set_defaults(run=_run)
+    _connection_options(load, required=True)
+    load.add_argument("--ledger", type=Path, required=True, metavar="FILE", help="a new file")
+    load.add_argument("--rate", type=float, default=500, help="records a second (default: 500)")
+    load.add_argument("--duration", type=float, metavar="SECONDS", help="default: until it is stopped")
+    load.add_argument("--connections", type=int, default=64, help="default: 64")
+    load.add_argument(
+        "--get-rate", type=float, default=0, help="reads a second of acknowledged ids (default: 0)"
+    )
+    load.add_argument("--get-connections", type=int, default=8, help="default: 8")
+    load.add_argument(
+        "--get-age",
+        type=float,
+        default=10,
+        metavar="SECONDS",
+        help="read what was acknowledged this long ago",
+    )
+    load.add_argument(
+        "--timeout", type=float, default=15, metavar="SECONDS", help="of a request (default: 15)"
+    )
+    load.add_argument(
+        "--give-up",
+        type=float,
+        default=300,
+        metavar="SECONDS",
+        help="try a record for so long (default: 300)",
+    )
+    load.add_argument(
+        "--drain", type=float, default=30, metavar="SECONDS", help="wait at the end for what is under way"
+    )
+    load.add_argument(
+        "--progress", type=float, metavar="SECONDS", help="print the counts as often, to stderr"
+    )
+    load.add_argument(
+        "--strict", action="store_true", help="a request that failed, repeated or not, is wrong"
+    )
+    check = commands.add_parser("check", help="is everything that a ledger holds there, once and equal?")
+    check.set_defaults(run=_check)
+    _connection_options(check, required=False)
+    check.add_argument("--ledger", required=True, metavar="FILE", help="of a run; - is the standard input")
+    check.add_argument(
+        "--database",
+        action="store_true",
+        help="check the table, by the settings DB_URL, DB_USERNAME and DB_PASSWORD or DB_PASSWORD_FILE",
+    )
+    check.add_argument(
+        "--wait", type=float, default=30, metavar="SECONDS", help="for the consumer (default: 30)"
+    )
+    check.add_argument("--sample", type=int, metavar="N", help="read only so many by their ids, not all")
+    check.add_argument("--connections", type=int, default=8, help="default: 8")
+    return parser
+
+
+def _connection_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--url", required=required, help="of nginx: https://timestamps.example.com")
+    parser.add_argument("--ca", type=Path, metavar="FILE", help="trust this CA alone (default: the system's)")
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    options = Options(
+        server=Server.of(chosen.url, chosen.ca),
+        file=chosen.ledger,
+        rate=chosen.rate,
+        duration=chosen.duration,
+        connections=chosen.connections,
+        get_rate=chosen.get_rate,
+        get_connections=chosen.get_connections if chosen.get_rate else 0,
+        get_age=chosen.get_age,
+        timeout=chosen.timeout,
+        give_up=chosen.give_up,
+        drain=chosen.drain,
+    )
+    load = uvloop.run(_load(options, chosen.progress))
+    summary = load.summary()
+    _print(summary)
+    failed = summary["post"]["failed"] + summary["get"]["failed"]
+    wrong = list(load.wrong)
+    if chosen.strict and failed:
+        wrong.append(f"{failed} requests failed")
+    return _tell(wrong)
+
+
+async def _load(options: Options, progress: float | None) -> Load:
+    load = Load(options, Run.new())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, load.stop)
+    running = asyncio.ensure_future(load.run())
+    while progress is not None and not running.done():
+        await asyncio.wait([running], timeout=progress)
+        sys.stderr.write(f"{json.dumps(load.summary())}\n")
+        sys.stderr.flush()
+    await running
+    return load
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    if chosen.ledger == "-":
+        held = book.read(sys.stdin)
+    else:
+        with Path(chosen.ledger).open(encoding="ascii") as file:
+            held = book.read(file)
+    if chosen.database:
+        verdict = check_table(settings.read_database(os.environ), held, chosen.wait)
+    elif chosen.url is None:
+        raise ValueError("say --url, or --database")
+    else:
+        server = Server.of(chosen.url, chosen.ca)
+        verdict = uvloop.run(check_api(server, held, chosen.wait, chosen.sample, chosen.connections))
+    _print(verdict.counts())
+    return _tell(verdict.wrong())
+
+
+def _print(counts: dict[str, Any]) -> None:
+    sys.stdout.write(f"{json.dumps(counts)}\n")
+
+
+def _tell(wrong: Sequence[str]) -> int:
+    for sentence in wrong[:_TOLD]:
+        sys.stderr.write(f"WRONG: {sentence}\n")
+    if len(wrong) > _TOLD:
+        sys.stderr.write(f"WRONG: and {len(wrong) - _TOLD} more\n")
+    return EXIT_WRONG if wrong else 0
