@@ -7,13 +7,12 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from timestamp_service.kafka_errors import KafkaErrors
 from timestamp_service.logs import Log
+from timestamp_service.messages import Headers
 from timestamp_service.settings import Kafka
 
 _DELIVERY_SECONDS = 10.0
 # More than the source's messages can have: the headers that we add must fit too.
 _MESSAGE_MAX_BYTES = 4 * 1024 * 1024
-
-Headers = list[tuple[str, str | bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)

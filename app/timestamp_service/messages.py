@@ -4,7 +4,11 @@ import json
 import re
 from dataclasses import dataclass
 
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+
 from timestamp_service import identifiers, instants
+
+Headers = list[tuple[str, str | bytes | None]]
 
 # Just what `encode` writes, for reading it fast: 99.9 % of what a consumer sees.
 _OWN_FORM = re.compile(
@@ -68,3 +72,24 @@ def _fields(value: bytes) -> tuple[str, str]:
             raise MalformedError(f"{name} is missing or no text")
         fields.append(field)
     return fields[0], fields[1]
+
+
+def headers(message: Message) -> Headers:
+    """Return the headers of `message`; none where the name of one is not UTF-8."""
+    try:
+        found = message.headers()
+    except UnicodeDecodeError:
+        # The name of one is not UTF-8, which keeps the library from giving us any.
+        return []
+    # The library never gives a dictionary, which its type allows for sending.
+    return found if isinstance(found, list) else []
+
+
+def append_time(kind: int, milliseconds: int) -> str:
+    """Return the instant of a message's timestamp, as the library gives it. Raises MalformedError."""
+    if kind == TIMESTAMP_NOT_AVAILABLE:
+        raise MalformedError("the message has no time")
+    try:
+        return instants.from_milliseconds(milliseconds)
+    except (ValueError, OverflowError):
+        raise MalformedError(f"the message's time is out of range: {milliseconds} ms") from None

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from timestamp_service import messages
 from timestamp_service.consumer.batch import Batch, Row
 from timestamp_service.correlation import Correlation
-from timestamp_service.dead_letters import Headers, letter_headers
-from timestamp_service.messages import Command
+from timestamp_service.dead_letters import letter_headers
+from timestamp_service.messages import Command, Headers
 
 APPENDED = 1_700_000_000_120
 CREATED_AT = "2023-11-14T22:13:20.12Z"

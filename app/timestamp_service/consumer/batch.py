@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import Message
 
-from timestamp_service import correlation, instants, messages
+from timestamp_service import correlation, messages
 from timestamp_service.correlation import Correlation
-from timestamp_service.dead_letters import BadMessage, Headers
+from timestamp_service.dead_letters import BadMessage
 from timestamp_service.messages import MalformedError
 
 
@@ -41,13 +41,13 @@ class Batch:
             raise ValueError("the message does not come from a topic")
         self.count += 1
         self.next_offsets[partition] = offset + 1
-        value, headers = message.value(), _headers(message)
+        value, headers = message.value(), messages.headers(message)
         kind, milliseconds = message.timestamp()
         if self.oldest_ms is None or 0 <= milliseconds < self.oldest_ms:
             self.oldest_ms = milliseconds
         try:
             command = messages.decode(value)
-            created_at = _append_time(kind, milliseconds)
+            created_at = messages.append_time(kind, milliseconds)
         except MalformedError as error:
             self.bad.append(BadMessage(message.key(), value, headers, str(error), partition, offset))
             return
@@ -55,22 +55,3 @@ class Batch:
             self.rows[command.command_id] = Row(
                 command.command_id, command.event_timestamp, created_at, correlation.from_kafka(headers)
             )
-
-
-def _headers(message: Message) -> Headers:
-    try:
-        headers = message.headers()
-    except UnicodeDecodeError:
-        # The name of one is not UTF-8, which keeps the library from giving us any.
-        return []
-    # The library never gives a dictionary, which its type allows for sending.
-    return headers if isinstance(headers, list) else []
-
-
-def _append_time(kind: int, milliseconds: int) -> str:
-    if kind == TIMESTAMP_NOT_AVAILABLE:
-        raise MalformedError("the message has no time")
-    try:
-        return instants.from_milliseconds(milliseconds)
-    except (ValueError, OverflowError):
-        raise MalformedError(f"the message's time is out of range: {milliseconds} ms") from None

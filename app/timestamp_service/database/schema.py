@@ -10,12 +10,11 @@ _MIGRATION_LOCK = 7_358_214_901
 
 _PRESENT = f"SELECT to_regclass('{TABLE}') IS NOT NULL"
 
-_CREATE = f"""
-BEGIN;
-SET LOCAL lock_timeout = '10s';
-SET LOCAL ROLE {OWNER};
-SELECT pg_advisory_xact_lock({_MIGRATION_LOCK});
-CREATE TABLE IF NOT EXISTS {TABLE} (
+
+def definition(table: str) -> str:
+    """Return the statements that make a table of records named `table`, with its indexes and rights."""
+    return f"""
+CREATE TABLE IF NOT EXISTS {table} (
   id uuid PRIMARY KEY,
   event_timestamp timestamptz NOT NULL,
   -- What timestamptz cannot hold.
@@ -23,9 +22,18 @@ CREATE TABLE IF NOT EXISTS {TABLE} (
   -- When the broker appended the message: a rebuild gives the same.
   created_at timestamptz NOT NULL
 );
-CREATE INDEX IF NOT EXISTS {TABLE}_by_instant ON {TABLE} (event_timestamp, event_nanoseconds, id);
-GRANT INSERT, SELECT (id) ON {TABLE} TO timestamp_consumer;
-GRANT SELECT ON {TABLE} TO timestamp_query;
+CREATE INDEX IF NOT EXISTS {table}_by_instant ON {table} (event_timestamp, event_nanoseconds, id);
+GRANT INSERT, SELECT (id) ON {table} TO timestamp_consumer;
+GRANT SELECT ON {table} TO timestamp_query;
+"""
+
+
+_CREATE = f"""
+BEGIN;
+SET LOCAL lock_timeout = '10s';
+SET LOCAL ROLE {OWNER};
+SELECT pg_advisory_xact_lock({_MIGRATION_LOCK});
+{definition(TABLE)}
 COMMIT;
 """
 
