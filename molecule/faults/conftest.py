@@ -9,8 +9,13 @@ import os
 
 import pytest
 from inventory import PROJECT, Service, read_service
+from nodes import Nodes
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/faults/inventory"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ledger-rate", type=float, default=500, help="records a second while a fault lasts")
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +27,8 @@ def service() -> Service:
 def inventory() -> str:
     """Give the path of the inventory, for plays."""
     return INVENTORY
+
+
+@pytest.fixture(scope="session")
+def nodes(service: Service, inventory: str) -> Nodes:
+    return Nodes(service, inventory)

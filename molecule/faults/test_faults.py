@@ -1,12 +1,87 @@
-"""What breaks comes back by itself, and nothing that was acknowledged is lost."""
+"""What breaks comes back by itself, and nothing that was acknowledged is lost: the ledger is the judge."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ledgers
 import pytest
-from disturbed import failures
-from inventory import Service
+import report
+from disturbed import ask, failures, until
+from faults import ANSWER_SECONDS, FAULTS, PROXY, Fault
+from ledgers import Ledger
+from nodes import COMMAND, CONSUMER, NGINX, QUERY, Nodes, journal, seconds_until_well
+from report import Seen
+
+WELL_SECONDS = 30.0
+# Load before the fault, and after all is well again.
+BEFORE_SECONDS = 7.0
+AFTER_SECONDS = 3.0
+GETS = ("--get-rate", "50", "--get-age", "5")
+
+
+@pytest.fixture(scope="module")
+def seen() -> list[Seen]:
+    """Give the lines of the report so far."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def restarts_forgotten(nodes: Nodes) -> Iterator[None]:
+    """Set the counts of restarts back: other tests take each for one that was not meant."""
+    yield
+    for node in nodes.service.nodes:
+        ask(node, "systemctl reset-failed")
 
 
 @pytest.mark.short
-def test_all_is_well_at_first(service: Service) -> None:
-    assert failures(service) == []
+def test_all_is_well_at_first(nodes: Nodes) -> None:
+    assert failures(nodes.service) == []
+
+
+@pytest.mark.parametrize("fault", [pytest.param(one, id=one.name, marks=one.marks) for one in FAULTS])
+def test_nothing_is_lost(
+    nodes: Nodes, fault: Fault, tmp_path: Path, seen: list[Seen], request: pytest.FixtureRequest
+) -> None:
+    rate = request.config.getoption("--ledger-rate")
+    file = tmp_path / "ledger"
+    with fault.around(nodes):
+        assert until(lambda: not failures(nodes.service), WELL_SECONDS), failures(nodes.service)
+        begun = time.time()
+        ledger = Ledger.start(nodes.service, file, rate, *GETS)
+        try:
+            time.sleep(BEFORE_SECONDS)
+            end = fault.do(nodes) or time.monotonic()
+            seconds = seconds_until_well(nodes.service, end, WELL_SECONDS)
+            time.sleep(AFTER_SECONDS)
+            summary = ledger.stop()
+        finally:
+            ledger.kill()
+        counts = ledgers.check(nodes.service, file)
+        assert ledgers.check_table(nodes.service, file) == counts
+    seen.append(Seen(fault.name, seconds, summary, counts))
+    report.write(seen)
+    # Else there was no load to speak of, and nothing was proved.
+    assert summary["acknowledged"] > rate * BEFORE_SECONDS / 2
+    assert summary["get"]["succeeded"] > 0
+    assert set(summary["post"]["errors"]) <= fault.post, summary["post"]
+    assert set(summary["get"]["errors"]) <= fault.get, summary["get"]
+    assert summary["given_up"] == 0
+    assert summary["post"]["without_retry_after"] == summary["get"]["without_retry_after"] == 0
+    if fault.in_time:
+        assert summary["post"]["slowest_seconds"] < ANSWER_SECONDS
+    silent(nodes, begun, summary["post"]["errors"], summary["get"]["errors"])
+
+
+def silent(nodes: Nodes, begun: float, *errors: dict[str, int]) -> None:
+    """Check that the journal tells of each error that was answered, and of none that nobody expected."""
+    answered = sum(count for one in errors for kind, count in one.items() if kind in PROXY)
+    told = [json.loads(line) for line in journal(nodes.web, NGINX, begun) if line.startswith("{")]
+    assert len([line for line in told if line["status"] >= 500]) >= answered
+    for unit in (COMMAND, CONSUMER, QUERY):
+        lines = journal(nodes.web, unit, begun)
+        unexpected = [line for line in lines if "Traceback" in line or "unexpected_error" in line]
+        assert unexpected == [], unit

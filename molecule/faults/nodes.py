@@ -1,0 +1,200 @@
+"""What the tests do to the nodes: kill, freeze, cut off, fill up; and how long it takes to be well again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from disturbed import ask, failures, run, until
+from inventory import PROJECT, Host, Service, environment, tool
+
+KAFKA, POSTGRESQL = "kafka.service", "postgresql@15-main.service"
+COMMAND, CONSUMER, QUERY = (f"timestamp-{name}.service" for name in ("command", "consumer", "query"))
+NGINX = "nginx.service"
+PYTHON = "/opt/timestamp-service/current/venv/bin/python"
+BOOT_SECONDS = 90.0
+SPARE_BYTES = 48 << 20
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of an inventory by what they are for."""
+
+    service: Service
+    inventory: str
+
+    @property
+    def db(self) -> Host:
+        """The first node with Kafka and PostgreSQL."""
+        return next(node for node in self.service.nodes if "postgresql" in node.groups)
+
+    @property
+    def web(self) -> Host:
+        """The first web node."""
+        return next(node for node in self.service.nodes if "web" in node.groups)
+
+    def play(self, *arguments: str) -> str:
+        """Run ansible-playbook on the inventory; returns what it said, and fails when it fails."""
+        done = subprocess.run(
+            [tool("ansible-playbook"), "-i", self.inventory, *arguments],
+            cwd=PROJECT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
+        return done.stdout
+
+
+def output(node: Host, command: str) -> str:
+    """Return what a command on a node prints; it must succeed."""
+    done = ask(node, command)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+def seconds_until_well(service: Service, begun: float, most: float) -> float:
+    """Ask `make diagnose` until all is well; returns how many seconds after `begun`. Fails after `most`."""
+    while True:
+        asked = time.monotonic() - begun
+        left = failures(service)
+        if not left:
+            return asked
+        assert asked < most, f"not well {asked:.0f} s after the fault's end: {left}"
+        time.sleep(0.2)
+
+
+def main_process(node: Host, unit: str) -> int:
+    """Return the id of a unit's main process."""
+    return int(output(node, f"systemctl show --property=MainPID --value {unit}"))
+
+
+def kill(node: Host, unit: str) -> None:
+    """Kill a unit's main process by SIGKILL; systemd is told nothing."""
+    run(node, f"kill -KILL {main_process(node, unit)}")
+
+
+def workers(node: Host, unit: str) -> list[int]:
+    """Return the process ids of gunicorn's workers."""
+    return [int(line) for line in output(node, f"pgrep --parent {main_process(node, unit)}").split()]
+
+
+@contextmanager
+def stopped(node: Host, unit: str) -> Iterator[None]:
+    """Have a unit stopped."""
+    run(node, f"systemctl stop {unit}")
+    try:
+        yield
+    finally:
+        run(node, f"systemctl start --no-block {unit}")
+
+
+@contextmanager
+def frozen(node: Host, unit: str) -> Iterator[None]:
+    """Have all processes of a unit stand still; the kernel goes on acknowledging packets for them."""
+    run(node, f"systemctl kill --kill-who=all --signal=STOP {unit}")
+    try:
+        yield
+    finally:
+        run(node, f"systemctl kill --kill-who=all --signal=CONT {unit}")
+
+
+@contextmanager
+def cut_off(nodes: Nodes) -> Iterator[None]:
+    """Have the two nodes lose each packet of the other, without a word."""
+    pairs = ((nodes.db, nodes.web), (nodes.web, nodes.db))
+    try:
+        for node, other in pairs:
+            run(
+                node,
+                "nft 'add table inet breakage;"
+                " add chain inet breakage input { type filter hook input priority -10; };"
+                f" add rule inet breakage input ip saddr {other.address} drop'",
+            )
+        yield
+    finally:
+        for node, _ in pairs:
+            run(node, "nft delete table inet breakage")
+
+
+@contextmanager
+def small_volume(node: Host, unit: str, folder: str) -> Iterator[None]:
+    """Have a unit's data on a volume of its own (in memory), of which more than half is free."""
+    kept = "/run/small-volume"
+    size = f"$(( $(du --summarize --block-size=1 {folder} | cut -f1) * 5 / 2 + {SPARE_BYTES} ))"
+    run(
+        node,
+        f"systemctl stop {unit}; mkdir -p {kept}"
+        f" && mount -t tmpfs -o size={size} none {kept}"
+        f" && cp --archive --sparse=always {folder}/. {kept} && mount --bind {kept} {folder}"
+        f" && systemctl start {unit}",
+    )
+    try:
+        yield
+    finally:
+        run(
+            node,
+            f"systemctl stop {unit}; umount {folder} && find {folder} -mindepth 1 -delete"
+            f" && cp --archive --sparse=always {kept}/. {folder} && umount {kept} && systemctl start {unit}",
+        )
+
+
+@contextmanager
+def full(node: Host, folder: str) -> Iterator[None]:
+    """Have not a byte left on the volume of a folder."""
+    run(node, f"cat /dev/zero > {folder}/full 2>/dev/null; [ -s {folder}/full ]")
+    try:
+        yield
+    finally:
+        run(node, f"rm {folder}/full")
+
+
+def boot(node: Host) -> str:
+    """Return which boot of a node answers; empty while none does."""
+    said = ask(node, "systemctl show --property=UserspaceTimestampMonotonic")
+    return said.stdout if said.returncode == 0 else ""
+
+
+def reboot(node: Host) -> None:
+    """Boot a node anew, and return when it answers from its new boot."""
+    before = boot(node)
+    assert before
+    run(node, "systemctl --no-block reboot")
+    assert until(lambda: boot(node) not in ("", before), BOOT_SECONDS), f"{node.name} does not come back"
+
+
+def first_process(service: Service, node: Host) -> int | None:
+    """Return the process id, on this computer, of a local machine's init; None where it is none of ours."""
+    for record in service.state_folder.glob(f"*{node.short_name}/cgroups"):
+        for group in record.read_text().splitlines():
+            for file in Path(group).glob("**/cgroup.procs"):
+                for process in file.read_text().split():
+                    try:
+                        status = Path(f"/proc/{process}/status").read_text()
+                    except OSError:
+                        continue
+                    inside = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+                    if len(inside) > 2 and inside[-1] == "1":
+                        return int(process)
+    return None
+
+
+def power_cut(nodes: Nodes, node: Host) -> None:
+    """End a local machine as a power cut does, then switch it on again; returns when it has booted."""
+    process = first_process(nodes.service, node)
+    assert process is not None, f"{node.name} is no machine of this computer"
+    os.kill(process, signal.SIGKILL)
+    assert until(lambda: not Path(f"/proc/{process}").exists(), 10)
+    nodes.play("playbooks/local_up.yml")
+
+
+def journal(node: Host, unit: str, since: float) -> list[str]:
+    """Return the lines of a unit's journal since a time (Unix)."""
+    return output(node, f"journalctl --unit={unit} --since=@{since:.0f} --output=cat --no-pager").splitlines()
