@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ _RETRY_SECONDS_MAX = 5
 # Answers after which the same request may succeed.
 _TRY_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _TICK_SECONDS = 0.005
-# Seconds of load that may wait; what would come on top is not sent later either.
+# Seconds of load that may wait to be sent again; no new record is begun meanwhile.
 _WAITING_SECONDS = 4
 
 
@@ -103,7 +103,9 @@ class Load:
         self._options = options
         self._run = run
         self._writer = book.Writer(options.file, run)
+        # To be sent at once, and to be sent again as soon as the rate allows it.
         self._ready: asyncio.Queue[_Record] = asyncio.Queue()
+        self._again: deque[_Record] = deque()
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()
         self._gets_due: asyncio.Queue[None] = asyncio.Queue()
@@ -146,17 +148,16 @@ class Load:
                     await self._stop.wait()
             except TimeoutError:
                 self._stop.set()
-            for task in pacers:
-                await task
             if self._open:
                 try:
                     async with asyncio.timeout(options.drain):
                         await self._settled.wait()
                 except TimeoutError:
                     self.given_up += self._open
+            self._settled.set()
             for task in workers:
                 task.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await asyncio.gather(*workers, *pacers, return_exceptions=True)
             self._writer.close()
             await writing
         for line in lines:
@@ -175,29 +176,30 @@ class Load:
             "get": self.gets.summary(),
         }
 
-    async def _pace(self, rate: float, offer: Callable[[], bool]) -> None:
-        """Offer `rate` a second; what is not taken is not made up for."""
+    async def _pace(self, rate: float, offer: Callable[[], None]) -> None:
+        """Offer to send `rate` a second, repetitions included, until all is settled."""
         begin, offered = time.monotonic(), 0
-        while not self._stop.is_set():
+        while not self._settled.is_set():
             due = int((time.monotonic() - begin) * rate)
             while offered < due:
                 offer()
                 offered += 1
             await asyncio.sleep(_TICK_SECONDS)
 
-    def _offer(self) -> bool:
-        if self._open > self._options.rate * _WAITING_SECONDS + self._options.connections:
-            return False
-        self._ready.put_nowait(_Record(self.records))
-        self.records += 1
-        self._open += 1
-        return True
+    def _offer(self) -> None:
+        # With every connection busy, what is due now is not made up for.
+        if self._ready.qsize() >= self._options.connections:
+            return
+        if self._again:
+            self._ready.put_nowait(self._again.popleft())
+        elif not self._stop.is_set() and self._open <= self._options.rate * _WAITING_SECONDS:
+            self._ready.put_nowait(_Record(self.records))
+            self.records += 1
+            self._open += 1
 
-    def _offer_get(self) -> bool:
-        if self._gets_due.qsize() > self._options.get_connections:
-            return False
-        self._gets_due.put_nowait(None)
-        return True
+    def _offer_get(self) -> None:
+        if not self._stop.is_set() and self._gets_due.qsize() <= self._options.get_connections:
+            self._gets_due.put_nowait(None)
 
     async def _post_all(self, line: Line) -> None:
         while True:
@@ -234,7 +236,7 @@ class Load:
             self.given_up += 1
             self._settle()
             return
-        asyncio.get_running_loop().call_later(pause, self._ready.put_nowait, record)
+        asyncio.get_running_loop().call_later(pause, self._again.append, record)
 
     def _accept(self, record: _Record, instant: str, answer: Answer) -> None:
         identifier = self._run.identifier(record.number)
