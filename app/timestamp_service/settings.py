@@ -113,6 +113,24 @@ class Query:
     waiting_max: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rebuild:
+    """Settings of a rebuild."""
+
+    log_level: int
+    kafka: Kafka
+    topic: str
+    dead_letter_topic: str
+    group_id: str
+    database: Database
+    # Whether a message that can never be projected, and has no dead letter, ends it.
+    strict: bool
+    # How long one is waited for: the consumer may be about to write it.
+    letters_seconds: int
+    # Whether rows are given up whose records are not in the log.
+    drop_unknown: bool
+
+
 def read_command(environment: Environment) -> Command:
     """Read the settings of the command API. Raises SettingError."""
     return Command(
@@ -150,14 +168,36 @@ def read_query(environment: Environment) -> Query:
     )
 
 
-def read_server(environment: Environment) -> Server:
-    """Read what every process has. Raises SettingError."""
+def read_rebuild(environment: Environment) -> Rebuild:
+    """Read the settings of a rebuild: mostly those of the consumer. Raises SettingError."""
+    topic = _topic(environment, "KAFKA_CONSUMER_TOPIC")
+    return Rebuild(
+        log_level=read_log_level(environment),
+        kafka=_kafka(environment),
+        topic=topic,
+        dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
+        group_id=f"{_text(environment, 'KAFKA_GROUP_ID')}-rebuild",
+        database=read_database(environment),
+        strict=_boolean(environment, "REBUILD_STRICT", default=True),
+        letters_seconds=_integer(environment, "REBUILD_DEAD_LETTERS_SECONDS", 30, 0, 3600),
+        drop_unknown=_boolean(environment, "REBUILD_DROP_UNKNOWN", default=False),
+    )
+
+
+def read_log_level(environment: Environment) -> int:
+    """Read how much is logged: a number of the module `logging`. Raises SettingError."""
     level = environment.get("LOG_LEVEL") or "info"
     if level.lower() not in logs.LEVELS:
         raise SettingError("LOG_LEVEL", f"must be one of {', '.join(logs.LEVELS)}, not {level!r}")
+    return logs.LEVELS[level.lower()]
+
+
+def read_server(environment: Environment) -> Server:
+    """Read what every process has. Raises SettingError."""
+    log_level = read_log_level(environment)
     return Server(
         port=_integer(environment, "SERVER_PORT", None, 1, 65_535),
-        log_level=logs.LEVELS[level.lower()],
+        log_level=log_level,
         workers=_integer(environment, "WORKERS", 1, 1, 256),
     )
 
@@ -263,3 +303,12 @@ def _number(environment: Environment, name: str, default: float, least: float, m
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) is None or not least <= float(text) <= most:
         raise SettingError(name, f"must be a number from {least} to {most}, not {text!r}")
     return float(text)
+
+
+def _boolean(environment: Environment, name: str, *, default: bool) -> bool:
+    text = environment.get(name, "").strip().lower()
+    if not text:
+        return default
+    if text not in ("true", "false"):
+        raise SettingError(name, f"must be true or false, not {text!r}")
+    return text == "true"

@@ -71,7 +71,10 @@ class Process:
 
     def wait(self, seconds: float = 30) -> int:
         """Wait for its end and return its exit code."""
-        return self._process.wait(seconds)
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} has not ended within {seconds} s:\n{self.tail()}") from None
 
     def terminate(self, seconds: float = 30) -> int:
         """End it by SIGTERM and return its exit code."""

@@ -19,6 +19,7 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "--config", "python:timestamp_serv
 COMMAND = [*GUNICORN, "timestamp_service.command.api:create_app()"]
 QUERY = [*GUNICORN, "timestamp_service.query.api:create_app()"]
 CONSUMER = [sys.executable, "-m", "timestamp_service.consumer.main"]
+REBUILD = [sys.executable, "-m", "timestamp_service.rebuild.main"]
 
 
 @dataclass(frozen=True)
@@ -160,17 +161,19 @@ class World:
 
     def start_consumer(self, **settings: str) -> Service:
         """Start a consumer."""
-        return self._start(
-            "consumer",
-            CONSUMER,
-            {
-                **self._database("timestamp_consumer"),
-                "KAFKA_BROKER": self.kafka.bootstrap,
-                "KAFKA_CONSUMER_TOPIC": self.topic,
-                "KAFKA_GROUP_ID": self.group,
-                **settings,
-            },
-        )
+        return self._start("consumer", CONSUMER, {**self._consuming(), **settings})
+
+    def start_rebuild(self, **settings: str) -> Service:
+        """Start a rebuild."""
+        return self._start("rebuild", REBUILD, {**self._consuming(), **settings})
+
+    def _consuming(self) -> dict[str, str]:
+        return {
+            **self._database("timestamp_consumer"),
+            "KAFKA_BROKER": self.kafka.bootstrap,
+            "KAFKA_CONSUMER_TOPIC": self.topic,
+            "KAFKA_GROUP_ID": self.group,
+        }
 
     def _database(self, role: str) -> dict[str, str]:
         return {

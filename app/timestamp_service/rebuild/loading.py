@@ -1,0 +1,62 @@
+"""From the log into the new table; one chunk is written while the next one is read."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from timestamp_service.rebuild.letters import Place
+from timestamp_service.rebuild.rows import Rows, from_messages
+from timestamp_service.rebuild.table import Table, Written
+from timestamp_service.topic import Topic
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What of the log is in the new table."""
+
+    # The offset to go on from, of each partition.
+    next_offsets: dict[int, int]
+    first: int = 0
+    duplicates: int = 0
+    total: int = 0
+    # Why each message that can never be projected cannot.
+    bad: dict[Place, str] = field(default_factory=dict)
+
+    def add(self, rows: Rows, written: Written) -> None:
+        """Count what was written of `rows`."""
+        self.next_offsets.update(rows.next_offsets)
+        self.first += written.rows
+        self.duplicates += rows.duplicates + len(rows.rows) - written.rows
+        self.total += written.total
+        self.bad.update(rows.bad)
+
+
+def load(
+    topic: Topic,
+    table: Table,
+    loaded: Loaded,
+    ends: dict[int, int],
+    told: Callable[[int], None],
+    stall_seconds: float,
+) -> None:
+    """Go on from what is `loaded` up to `ends`; `told` hears of how many messages are written.
+
+    Whatever it raises (TopicError, StoppedError, psycopg2.Error), `loaded` stays true to the table.
+    """
+    with ThreadPoolExecutor(1, "writer") as pool:
+        writing: tuple[Rows, Future[Written]] | None = None
+
+        def settle() -> None:
+            nonlocal writing
+            if writing is not None:
+                (rows, future), writing = writing, None
+                loaded.add(rows, future.result())
+                told(rows.count)
+
+        try:
+            for taken in topic.read(dict(loaded.next_offsets), ends, stall_seconds):
+                rows = from_messages(taken)
+                settle()
+                writing = rows, pool.submit(table.write, list(rows.rows.values()))
+        finally:
+            settle()

@@ -1,0 +1,72 @@
+"""The process of a rebuild: `timestamp-rebuild`."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+
+import psycopg2
+
+from timestamp_service import logs, notify, settings
+from timestamp_service.logs import Log
+from timestamp_service.rebuild.progress import Progress
+from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding, open_topics
+from timestamp_service.rebuild.table import NEW, BusyError, Table
+from timestamp_service.start import read_settings
+from timestamp_service.topic import StoppedError, TopicError
+
+SERVICE = "timestamp-rebuild"
+
+
+def main() -> None:
+    """Rebuild the table from the log. Exit 0 when it is in place, and when SIGTERM has cancelled it."""
+    config = read_settings(SERVICE, settings.read_rebuild)
+    log = Log(SERVICE, config.log_level)
+    logs.take_over_libraries(log)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    notifier = notify.from_environment(os.environ)
+    notifier.ready()
+    sys.exit(_run(config, log, Progress(log, notifier), stop))
+
+
+def _run(config: settings.Rebuild, log: Log, progress: Progress, stop: threading.Event) -> int:
+    started = time.monotonic()
+    log.info("started", topic=config.topic, strict=config.strict)
+    table: Table | None = None
+    try:
+        with open_topics(config, log, stop.is_set) as (topic, letters):
+            table = Table(config.database)
+            rebuilding = Rebuilding(config, topic, letters, table, log, progress, stop.is_set)
+            rebuilt = rebuilding.run()
+            seconds = time.monotonic() - started
+            log.info(
+                "rebuilt",
+                **rebuilt.proof.fields(),
+                seconds=round(seconds, 3),
+                writers_held_seconds=round(rebuilt.held_seconds, 3),
+            )
+            rebuilding.remove_old()
+        return 0
+    except StoppedError:
+        log.warning("cancelled", message="the old table is in its place")
+        return 0
+    except BusyError:
+        log.error("rebuild_failed", message=f"another rebuild is going on: it holds the lock of {NEW}")
+    except (RebuildError, TopicError) as error:
+        log.error("rebuild_failed", message=str(error))
+    except psycopg2.Error as error:
+        log.error("rebuild_failed", message=f"PostgreSQL: {str(error).strip()} Start the rebuild again.")
+    except Exception as error:
+        log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
+    finally:
+        if table is not None:
+            table.close()
+    return 1
+
+
+if __name__ == "__main__":
+    main()

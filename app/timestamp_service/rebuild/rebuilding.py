@@ -1,0 +1,231 @@
+"""A rebuild from its start to the swap, or to what keeps it from that."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from timestamp_service import messages
+from timestamp_service.dead_letters import BadMessage, DeadLetters, NotDeliveredError
+from timestamp_service.logs import Log
+from timestamp_service.rebuild.letters import Letters, Place
+from timestamp_service.rebuild.loading import Loaded, load
+from timestamp_service.rebuild.progress import Progress
+from timestamp_service.rebuild.proof import Proof
+from timestamp_service.rebuild.table import LockedError, Swap, Table
+from timestamp_service.settings import Rebuild
+from timestamp_service.topic import StalledError, StoppedError, Topic, TopicError
+
+# Kafka that gives nothing for so long is down; less patience while writers are held.
+_STALL_SECONDS = 60.0
+_STALL_HELD_SECONDS = 10.0
+# So close behind the log's end, the swap is tried.
+_NEAR_MESSAGES = 20_000
+_SWAP_SECONDS = 300.0
+_AGAIN_SECONDS = 1.0
+_REMOVE_SECONDS = 60.0
+
+
+class RebuildError(Exception):
+    """The rebuild is given up, with the old table in its place; says why, and what mends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What was done: the proof, and for how many seconds the writers were held."""
+
+    proof: Proof
+    held_seconds: float
+
+
+class Rebuilding:
+    """One rebuild. Its calls raise RebuildError, TopicError, StoppedError and psycopg2.Error."""
+
+    def __init__(
+        self,
+        config: Rebuild,
+        topic: Topic,
+        letters: Letters,
+        table: Table,
+        log: Log,
+        progress: Progress,
+        stopped: Callable[[], bool],
+    ) -> None:
+        """Read `topic` into `table`, which is new and empty."""
+        self._config = config
+        self._topic = topic
+        self._letters = letters
+        self._table = table
+        self._log = log
+        self._progress = progress
+        self._stopped = stopped
+        self._begins = _whole(topic)
+        self._loaded = Loaded(dict(self._begins))
+
+    def run(self) -> Rebuilt:
+        """Load the log, prove the new table, and put it in the place of the old one."""
+        self._catch_up()
+        self._heed_letters()
+        deadline = time.monotonic() + _SWAP_SECONDS
+        while True:
+            try:
+                return self._swap()
+            except (LockedError, StalledError) as error:
+                self._log.warning("swap_postponed", reason=str(error), retry_seconds=_AGAIN_SECONDS)
+                if time.monotonic() > deadline:
+                    raise RebuildError(
+                        f"the swap did not come about within {_SWAP_SECONDS:g} s: {error}."
+                        " End what holds the table (pg_stat_activity shows it), and start the rebuild again."
+                    ) from None
+            self._pause()
+            self._catch_up()
+            self._heed_letters()
+
+    def remove_old(self) -> None:
+        """Remove the replaced table, once nobody reads it."""
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        while not self._table.remove_old():
+            if self._stopped() or time.monotonic() > deadline:
+                self._log.warning(
+                    "replaced_table_stays", message="somebody reads it; the next rebuild removes it"
+                )
+                return
+
+    def _catch_up(self) -> None:
+        """Load the log up to its end, which goes on moving, until that is near."""
+        while True:
+            ends = self._ends()
+            done, total = _distance(self._begins, self._loaded.next_offsets), _distance(self._begins, ends)
+            self._progress.begin(done, total)
+            load(self._topic, self._table, self._loaded, ends, self._progress.add, _STALL_SECONDS)
+            if total - done < _NEAR_MESSAGES:
+                return
+
+    def _swap(self) -> Rebuilt:
+        self._progress.state("proving and swapping")
+        with self._table.writers_held() as swap:
+            held_at = time.monotonic()
+            # Whatever a writer has written by now stands before these ends.
+            ends = self._ends()
+            load(self._topic, self._table, self._loaded, ends, lambda _count: None, _STALL_HELD_SECONDS)
+            missing = self._without_letter()
+            if missing:
+                raise LockedError(f"{_named(missing)} has no dead letter yet")
+            proof = self._prove(swap, ends)
+            swap.exchange(self._stopped)
+            return Rebuilt(proof, time.monotonic() - held_at)
+
+    def _prove(self, swap: Swap, ends: dict[int, int]) -> Proof:
+        measured = swap.measure()
+        loaded = self._loaded
+        proof = Proof(
+            messages=_distance(self._begins, ends),
+            first=loaded.first,
+            duplicates=loaded.duplicates,
+            dead_letters=len(loaded.bad),
+            log_total=loaded.total,
+            rows=measured.rows,
+            table_total=measured.total,
+        )
+        failures = proof.failures()
+        if failures:
+            raise RebuildError(
+                f"the proof fails, and nothing was swapped: {'; '.join(failures)}."
+                " Start the rebuild again; if it fails again, somebody else writes to the new table."
+            )
+        if not self._config.drop_unknown:
+            unknown = swap.unknown()
+            if unknown:
+                raise RebuildError(
+                    "the table has records that the log does not have, which would be lost, and nothing was"
+                    f" swapped: {', '.join(unknown)}. Restore the log from its backup, or, if they are not"
+                    " true, rebuild with REBUILD_DROP_UNKNOWN=true."
+                )
+        return proof
+
+    def _heed_letters(self) -> None:
+        """See that each bad message has its dead letter, as the consumer writes it."""
+        deadline = time.monotonic() + self._config.letters_seconds
+        while missing := self._without_letter():
+            if not self._config.strict:
+                self._send(missing)
+                continue
+            if time.monotonic() > deadline:
+                raise RebuildError(
+                    f"strict mode: {_named(missing)} cannot be projected and was never dead-lettered"
+                    f" ({self._loaded.bad[missing[0]]}). If the consumer is not running, start it; if this"
+                    " release reads less than the one before, go back; else rebuild with"
+                    " REBUILD_STRICT=false, which dead-letters such messages."
+                )
+            self._progress.state("waiting for dead letters")
+            self._pause()
+
+    def _without_letter(self) -> list[Place]:
+        """Return the places of bad messages without a dead letter, read anew if there are bad ones."""
+        if not self._loaded.bad:
+            return []
+        return sorted(self._loaded.bad.keys() - self._letters.read())
+
+    def _send(self, places: list[Place]) -> None:
+        letters = DeadLetters(self._config.kafka, self._config.dead_letter_topic, self._log)
+        for partition, offset in places:
+            for taken in self._topic.read({partition: offset}, {partition: offset + 1}):
+                message = taken[0]
+                bad = BadMessage(
+                    message.key(),
+                    message.value(),
+                    messages.headers(message),
+                    self._loaded.bad[partition, offset],
+                    partition,
+                    offset,
+                )
+                try:
+                    letters.send([bad])
+                except NotDeliveredError as error:
+                    raise RebuildError(f"a dead letter was not taken: {error}. Start it again.") from None
+                self._log.error("dead_letter", error=bad.error, partition=partition, offset=offset)
+        letters.close()
+
+    def _ends(self) -> dict[int, int]:
+        return {partition: end for partition, (_, end) in self._topic.spans().items()}
+
+    def _pause(self) -> None:
+        end = time.monotonic() + _AGAIN_SECONDS
+        while time.monotonic() < end:
+            if self._stopped():
+                raise StoppedError
+            time.sleep(0.1)
+
+
+@contextmanager
+def open_topics(config: Rebuild, log: Log, stopped: Callable[[], bool]) -> Iterator[tuple[Topic, Letters]]:
+    """Give the log and its dead letters; close their connections at the end."""
+    with ExitStack() as stack:
+        topics = []
+        for name in (config.topic, config.dead_letter_topic):
+            topics.append(Topic(config.kafka, name, config.group_id, log, stopped))
+            stack.callback(topics[-1].close)
+        yield topics[0], Letters(topics[1])
+
+
+def _whole(topic: Topic) -> dict[int, int]:
+    """Return where each partition begins: at its first offset of all."""
+    begins = {partition: begin for partition, (begin, _) in topic.spans().items()}
+    cut = {partition: begin for partition, begin in begins.items() if begin > 0}
+    if cut:
+        partition, begin = min(cut.items())
+        raise TopicError(
+            f"the log is not whole: {topic.name}[{partition}] begins at offset {begin}, and what was before"
+            " would be lost. Restore the log from its backup first."
+        )
+    return begins
+
+
+def _distance(begins: dict[int, int], ends: dict[int, int]) -> int:
+    return sum(ends[partition] - begin for partition, begin in begins.items())
+
+
+def _named(places: list[Place]) -> str:
+    partition, offset = places[0]
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    return f"the message at partition {partition}, offset {offset}{more}"

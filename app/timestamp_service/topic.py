@@ -1,0 +1,157 @@
+"""Reading a topic by offsets, without a group's help: from given places to given ends, and gapless."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from timestamp_service.kafka_errors import KafkaErrors
+from timestamp_service.logs import Log
+from timestamp_service.settings import Kafka
+
+_REQUEST_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+_CHUNK = 10_000
+
+# What no waiting mends.
+_FINAL = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError._AUTHENTICATION,
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError.OFFSET_OUT_OF_RANGE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+}
+
+# The offset to go on from, of each partition.
+Places = Mapping[int, int]
+
+
+class TopicError(Exception):
+    """A topic cannot be read as it must be; says why."""
+
+
+class StalledError(TopicError):
+    """Kafka has given nothing for too long."""
+
+
+class StoppedError(Exception):
+    """The reading was stopped from outside."""
+
+
+class Topic:
+    """A topic as a whole. Used by one thread."""
+
+    def __init__(self, kafka: Kafka, name: str, client: str, log: Log, stopped: Callable[[], bool]) -> None:
+        """Read topic `name` until `stopped`; `client` names us, and the group, which commits nothing."""
+        self.name = name
+        self._stopped = stopped
+        self._errors = KafkaErrors(log)
+        self._final: KafkaError | None = None
+        self._consumer = Consumer(
+            {
+                **kafka.client(),
+                "client.id": client,
+                "group.id": client,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                # A place that the log does not have is an error, and never silently another place.
+                "auto.offset.reset": "error",
+                "queued.max.messages.kbytes": 32_768,
+                "fetch.queue.backoff.ms": 10,
+                "fetch.error.backoff.ms": 100,
+                "error_cb": self._on_error,
+            }
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
+
+    def partitions(self) -> list[int]:
+        """Return the numbers of the partitions. Raises TopicError."""
+        try:
+            metadata = self._consumer.list_topics(self.name, timeout=_REQUEST_SECONDS).topics[self.name]
+        except KafkaException as error:
+            raise TopicError(f"Kafka does not answer: {self._reason(error)}") from None
+        if metadata.error is not None:
+            raise TopicError(f"topic {self.name}: {metadata.error.str()}")
+        return sorted(metadata.partitions)
+
+    def spans(self) -> dict[int, tuple[int, int]]:
+        """Return each partition's first offset, and the one after its last. Raises TopicError."""
+        spans = {}
+        for partition in self.partitions():
+            try:
+                spans[partition] = self._consumer.get_watermark_offsets(
+                    TopicPartition(self.name, partition), timeout=_REQUEST_SECONDS
+                )
+            except KafkaException as error:
+                raise TopicError(f"{self.name}[{partition}]: {self._reason(error)}") from None
+        return spans
+
+    def read(self, begins: Places, ends: Places, stall_seconds: float = 60.0) -> Iterator[list[Message]]:
+        """Give all messages from `begins` up to before `ends`, each partition's in order and without a gap.
+
+        Raises TopicError, StalledError when nothing comes for `stall_seconds`, and StoppedError.
+        """
+        next_offsets = {
+            partition: begin for partition, begin in begins.items() if begin < ends.get(partition, begin)
+        }
+        places = [TopicPartition(self.name, *place) for place in next_offsets.items()]
+        self._consumer.assign(places)
+        # What an earlier reading has paused stays so.
+        self._consumer.resume(places)
+        progress_at = time.monotonic()
+        try:
+            while next_offsets:
+                if self._stopped():
+                    raise StoppedError
+                taken: list[Message] = []
+                for message in self._poll():
+                    partition, offset = message.partition(), message.offset()
+                    if partition not in next_offsets or offset is None:
+                        continue
+                    if offset != next_offsets[partition]:
+                        raise TopicError(
+                            f"{self.name}[{partition}] has a gap: {next_offsets[partition]} is missing,"
+                            f" {offset} follows"
+                        )
+                    taken.append(message)
+                    if offset + 1 == ends[partition]:
+                        del next_offsets[partition]
+                        self._consumer.pause([TopicPartition(self.name, partition)])
+                    else:
+                        next_offsets[partition] = offset + 1
+                if taken:
+                    yield taken
+                    progress_at = time.monotonic()
+                elif time.monotonic() - progress_at > stall_seconds:
+                    raise StalledError(
+                        f"{self.name}: Kafka has given nothing for {stall_seconds:g} s at {next_offsets}"
+                    )
+        finally:
+            self._consumer.unassign()
+
+    def _poll(self) -> list[Message]:
+        messages = []
+        for message in self._consumer.consume(_CHUNK, _POLL_SECONDS):
+            error = message.error()
+            if error is None:
+                messages.append(message)
+            else:
+                self._on_error(error)
+        if self._final is not None:
+            raise TopicError(f"topic {self.name}: {self._final.str()}")
+        return messages
+
+    def _on_error(self, error: KafkaError) -> None:
+        if self._errors.report(error) or error.code() in _FINAL:
+            self._final = error
+
+    def _reason(self, error: KafkaException) -> str:
+        found: KafkaError = self._final or error.args[0]
+        return found.str()
