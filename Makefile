@@ -23,7 +23,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 RUN := $(VENV)/bin/python -B
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca
-.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit docs requirements bench-app bench-provision
+.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit docs requirements bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -116,6 +116,9 @@ requirements: setup ## Pin the newest versions that requirements/*.in allow
 
 bench-app: ## Measure the three processes on loopback, next to rulers: BENCH='--quick' or what `--help` lists
 	@scripts/setup.sh test bench; PYTHONPATH=app $(VENV)/bin/python -B -m bench $(BENCH)
+
+bench-rebuild: ## Measure a rebuild of 1,000,000 records on loopback: BENCH='--records 100000'
+	@scripts/setup.sh test bench; PYTHONPATH=app $(VENV)/bin/python -B -m bench.rebuilding $(BENCH)
 
 bench-provision: ## Measure `make up` on nodes of its own: nothing cached, all cached, nothing to do
 	@scripts/setup.sh up; $(RUN) scripts/bench_provision.py
