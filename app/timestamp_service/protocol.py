@@ -7,6 +7,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from timestamp_service import correlation, problems, shortcut
 from timestamp_service.http import App
 
+# How long a kept connection is served at the end. Longer than nginx keeps one that is idle (role nginx): so
+# nginx never sends a request on a connection that is being closed.
+LAST_SECONDS = 4.0
+
 
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 on one connection."""
@@ -16,8 +20,21 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         app = self.config.app
         self._ours = app if isinstance(app, App) else None
+        self._ending = False
+
+    def shutdown(self) -> None:
+        """Answer what still comes here, as the last on this connection; close it when nothing does."""
+        self._ending = True
+        if self.cycle is None or self.cycle.response_complete:
+            patience = min(LAST_SECONDS, (self.config.timeout_graceful_shutdown or LAST_SECONDS) / 2)
+            self.loop.call_later(patience, super().shutdown)
+        else:
+            super().shutdown()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._ending:
+            cycle.keep_alive = False
+
         def whole() -> None:
             HttpToolsProtocol._start_asgi_task(self, cycle, app)
 

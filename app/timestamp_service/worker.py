@@ -15,7 +15,10 @@ from uvicorn_worker import UvicornWorker
 
 from timestamp_service import logs, notify
 from timestamp_service.http import App
-from timestamp_service.protocol import Protocol
+from timestamp_service.protocol import LAST_SECONDS, Protocol
+
+# So that uvicorn knows each connection that was accepted, when it tells all of them of the end.
+_ACCEPTED_SECONDS = 0.05
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -62,10 +65,15 @@ class _Server(Server):
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Requests that wait for something hold the shutdown up: it waits for them.
-        self._app.work.stopping()
+        # Others share the sockets, and take what comes from here on; what was accepted is ours.
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_ACCEPTED_SECONDS)
+        # Requests that wait for something hold the shutdown up, but most get it in this time.
+        patience = asyncio.get_running_loop().call_later(LAST_SECONDS, self._app.work.stopping)
         # Its event loop has closed the sockets already.
         await super().shutdown()
+        patience.cancel()
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
