@@ -13,6 +13,7 @@ LINES ?= 100
 FOLLOW ?=
 COMMAND ?=
 BENCH ?=
+REBUILD ?=
 TESTS ?=
 
 # Ansible ignores an ansible.cfg beside it where others may write to the folder.
@@ -22,7 +23,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
 
-.PHONY: help setup up stop down status diagnose logs ssh url ca
+.PHONY: help setup up stop down status diagnose logs ssh url ca rebuild
 .PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit docs requirements bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
@@ -46,6 +47,9 @@ url: | $(VENV)/made-of ## The base URL (make -s url)
 
 ca: | $(VENV)/made-of ## The path of the CA certificate (make -s ca)
 	@$(RUN) scripts/inventory.py --inventory $(INVENTORY) ca
+
+rebuild: | $(VENV)/made-of ## Make the database anew from the log while the service goes on, and prove it
+	ansible-playbook -i $(INVENTORY) playbooks/rebuild.yml $(REBUILD)
 
 stop: | $(VENV)/made-of ## Power the nodes off; `make up` boots them again with their data
 	@$(RUN) scripts/down.py --inventory $(INVENTORY) stop
