@@ -34,6 +34,41 @@ def test_report_of_testssl_is_read() -> None:
     assert audit.testssl_findings("web", report) == [Finding("web", "cert_revocation", "HIGH: none")]
 
 
+def test_check_that_testssl_could_not_make_is_told_from_one_that_failed() -> None:
+    report = [
+        {"id": "scanProblem", "severity": "FATAL", "finding": "repeated TCP connect problems"},
+        {"id": "sessionresumption_ticket", "severity": "WARN", "finding": "check failed"},
+        {"id": "BREACH", "severity": "MEDIUM", "finding": "potentially vulnerable"},
+    ]
+    assert [finding.checked for finding in audit.testssl_findings("web", report)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        ([[True]], 1),
+        ([[False], [True, True]], 2),
+        ([[False]] * 9, audit.ATTEMPTS),
+    ],
+)
+def test_what_could_not_be_checked_is_looked_at_again(looks: list[list[bool]], expected: int) -> None:
+    made = iter([[Finding("web", "a", "", checked) for checked in look] for look in looks])
+    taken: list[list[Finding]] = []
+
+    def look() -> list[Finding]:
+        taken.append(next(made))
+        return taken[-1]
+
+    assert audit.until_all_is_checked(look, {}) == taken[-1]
+    assert len(taken) == expected
+
+
+def test_waived_check_is_not_looked_at_again() -> None:
+    waived = Finding("here", "engine_problem", "WARN: no engine", checked=False)
+    looks = iter([[waived]])
+    assert audit.until_all_is_checked(lambda: next(looks), {"engine_problem": "reason"}) == [waived]
+
+
 def test_what_is_not_waived_is_left_and_a_waiver_for_nothing_is_named() -> None:
     findings = [Finding("web", "a", ""), Finding("web", "b", "")]
     assert audit.unwaived(findings, {"a": "reason", "c": "reason"}) == [findings[1]]
