@@ -219,3 +219,36 @@ def test_rights_are_the_least(world: World) -> None:
         world.database, "SELECT tableowner FROM pg_tables WHERE tablename = 'timestamp_records'"
     )
     assert owner == [("timestamp_owner",)]
+
+
+_REFUSALS = {
+    # PostgreSQL tells of the row that failed.
+    "ALTER TABLE timestamp_records ADD CONSTRAINT refusal CHECK (event_timestamp < '2005-01-01Z')": "23514",
+    # It tells of the value, and of the statement.
+    """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM (NEW.id::text || chr(10) || 'x')::integer; RETURN NEW; END $$;
+    CREATE TRIGGER refusal BEFORE INSERT ON timestamp_records FOR EACH ROW EXECUTE FUNCTION refuse()
+    """: "22P02",
+}
+
+
+@pytest.mark.parametrize(("refusal", "code"), _REFUSALS.items(), ids=_REFUSALS.values())
+def test_log_of_a_failed_write_holds_no_statement_and_no_row(world: World, refusal: str, code: str) -> None:
+    consumer = start(world)
+    world.postgres.run(world.database, refusal)
+    world.produce([command(7)])
+    until("it has failed", lambda: consumer.events("database_write_failed"))
+
+    error = consumer.events("database_write_failed")[0]["error"]
+    assert error.endswith(f"({code})")
+    for word in ("\n", str(uuid.UUID(int=7)), "2009", "INSERT", "SELECT", "DETAIL", "CONTEXT"):
+        assert word not in error, error
+    assert str(uuid.UUID(int=7)) not in consumer.process.log.read_text()
+
+    world.postgres.run(
+        world.database,
+        "ALTER TABLE timestamp_records DROP CONSTRAINT IF EXISTS refusal;"
+        " DROP TRIGGER IF EXISTS refusal ON timestamp_records",
+    )
+    until("the row is there", lambda: world.row_count() == 1)

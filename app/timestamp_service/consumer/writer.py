@@ -10,6 +10,7 @@ from timestamp_service import correlation, metrics
 from timestamp_service.consumer.batch import Batch, Row
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
+from timestamp_service.database.reasons import reason
 from timestamp_service.dead_letters import DeadLetters, NotDeliveredError
 from timestamp_service.logs import Log
 
@@ -56,7 +57,7 @@ class Writer:
                 return True
             except psycopg2.Error as error:
                 self._state.database_answers = False
-                self._log.warning("database_write_failed", error=str(error).strip(), retry_seconds=delay)
+                self._log.warning("database_write_failed", error=reason(error), retry_seconds=delay)
             except NotDeliveredError as error:
                 self._log.warning("dead_letters_not_delivered", error=str(error), retry_seconds=delay)
             if self._stop.wait(delay):

@@ -11,6 +11,7 @@ from psycopg2 import errors
 from timestamp_service import metrics
 from timestamp_service.database import connections
 from timestamp_service.database.connections import AsyncConnection, DeadlineError
+from timestamp_service.database.reasons import reason
 from timestamp_service.database.schema import TABLE
 from timestamp_service.logs import Log
 from timestamp_service.records import Record
@@ -205,7 +206,7 @@ class Reader:
                 self._missing = f"database table {TABLE}"
             except (psycopg2.Error, DeadlineError, OSError) as error:
                 self._missing = "database"
-                description = _describe(error)
+                description = reason(error)
                 self._repeats.warning("database_connection_lost", description, error=description)
             if not self._connected:
                 self._fail_pending()
@@ -314,11 +315,3 @@ def _finish(future: asyncio.Future[None]) -> None:
 def _heed(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, DeadlineError):
-        return "no answer in time"
-    # The rest repeats the SQL.
-    message = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
-    return message or " ".join(str(error).split()) or type(error).__name__
