@@ -117,6 +117,7 @@ SETTINGS = (
         {"certificates_days": 10, "certificates_renew_days": 30},
         "certificates_days must be more than certificates_renew_days",
     ),
+    ("nginx", {"nginx_metrics_port": 9443}, "Set nginx_metrics_client_ca, or nginx_metrics_port to 0"),
     ("postgresql", {"postgresql_memory_mb": 100}, "postgresql_memory_mb must be at least 256 (it is 100)"),
     ("kafka", {"kafka_replication": 2}, "kafka_replication <= hosts in the group kafka must hold"),
     ("kafka", {"kafka_heap_mb": 512, "kafka_memory_max_mb": 256}, "kafka_memory_max_mb be more than"),
