@@ -19,7 +19,7 @@ from typing import Any
 
 from check import CheckError, send_and_read_back
 from inventory import PROJECT, Host, InventoryError, Service, read_service
-from status import UNITS
+from units import PROCESSES
 
 STATE_PROGRAM = PROJECT / "roles/base/files/node_state.py"
 # site.yml renews a certificate that has fewer days left.
@@ -30,13 +30,8 @@ CLOCK_SECONDS = 2.0
 CONNECTIONS_SHARE = 0.8
 DAY_SECONDS = 86400
 GIBIBYTE = 1 << 30
-# Processes on the web nodes, by the port on which they say if they are ready.
-PROCESSES: Mapping[int, str] = {
-    7080: "timestamp-command.service",
-    7081: "timestamp-consumer.service",
-    7082: "timestamp-query.service",
-}
-SERVICE_OF_PORT: Mapping[str, str] = {"9092": "kafka.service", "5432": "postgresql@15-main.service"}
+# How the unit behind a port begins.
+UNIT_BEHIND: Mapping[str, str] = {"9092": "kafka.", "5432": "postgresql@"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class Check:
 def question(node: Host, nodes: Sequence[Host]) -> dict[str, Any]:
     """Return what a node is asked for, by its groups."""
     asked: dict[str, Any] = {
-        "units": [name for group, names in UNITS.items() if group in node.groups for name in names],
+        "units": list(node.units),
         "database": "postgresql" in node.groups,
     }
     if "web" in node.groups:
@@ -114,6 +109,11 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
     for one in state["ready"]:
         if units.get(PROCESSES[one["port"]], {}).get("ActiveState") in ("active", "activating"):
             yield ready(node, one)
+
+
+def unit_behind(node: Host, port: str) -> str:
+    """Return the unit of a node that serves a port of Kafka or PostgreSQL."""
+    return next(name for name in node.units if name.startswith(UNIT_BEHIND[port]))
 
 
 def on_node(node: Host, command: str) -> str:
@@ -202,7 +202,7 @@ def database(node: Host, said: Mapping[str, Any]) -> Iterator[Check]:
             said["error"],
             "if it was dropped, `ansible-playbook site.yml` makes it anew and docs/operations.md says how it "
             "is filled from the log; if PostgreSQL does not run: "
-            + on_node(node, "systemctl restart postgresql@15-main.service"),
+            + on_node(node, f"systemctl restart {unit_behind(node, '5432')}"),
         )
         return
     full = said["connections"] >= CONNECTIONS_SHARE * said["most"]
@@ -226,8 +226,8 @@ def database(node: Host, said: Mapping[str, Any]) -> Iterator[Check]:
 def reached(node: Host, nodes: Sequence[Host], said: Mapping[str, str]) -> Check:
     """Check that a web node reaches the broker or the database, and say which part is in the way."""
     host, _, port = said["peer"].rpartition(":")
-    name = SERVICE_OF_PORT[port]
-    other = next((one for one in nodes if one.address == host), node)
+    other = next(one for one in nodes if one.address == host)
+    name = unit_behind(other, port)
     error = said["error"]
     what = f"reaches {name.partition('@')[0].removesuffix('.service')} at {said['peer']}"
     if not error:

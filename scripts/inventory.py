@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from units import postgresql_unit, units_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 QUESTION = {
@@ -31,6 +32,7 @@ QUESTION = {
     "certificates": "{{ certificates_folder | default('') }}",
     "secrets": "{{ secrets_folder | default('') }}",
     "state": "{{ local_node_state_folder | default('') }}",
+    "postgresql_version": "{{ postgresql_version | default('') }}",
     "url": "{{ service_url | default('') }}",
     "hint": "{{ unreachable_hint | default('') }}",
 }
@@ -44,7 +46,7 @@ class InventoryError(Exception):
 class Host:
     """A node: its name, groups, address, and the ssh command that reaches it (without what is to run there).
 
-    The hint says how a person mends it when the node does not answer.
+    The hint says how a person mends it when the node does not answer; units are those that it has to run.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Host:
     ssh: tuple[str, ...]
     address: str = ""
     hint: str = ""
+    units: tuple[str, ...] = ()
 
     @property
     def short_name(self) -> str:
@@ -68,6 +71,12 @@ class Service:
     secrets_folder: Path
     state_folder: Path
     nodes: tuple[Host, ...]
+    postgresql_version: str
+
+    @property
+    def postgresql_unit(self) -> str:
+        """The unit of PostgreSQL."""
+        return postgresql_unit(self.postgresql_version)
 
 
 def tool(name: str) -> str:
@@ -107,10 +116,9 @@ def ssh_command(said: Mapping[str, Any]) -> tuple[str, ...]:
     return (*command, f"{said['user']}@{said['host']}" if said["user"] else said["host"])
 
 
-def default_state_folder() -> str:
-    """Return the state folder of role local_node, for an inventory that sets none."""
-    defaults = yaml.safe_load((PROJECT / "roles/local_node/defaults/main.yml").read_text())
-    return str(defaults["local_node_state_folder"])
+def default_of(role: str, variable: str) -> str:
+    """Return a role's default, for an inventory that does not set the variable."""
+    return str(yaml.safe_load((PROJECT / f"roles/{role}/defaults/main.yml").read_text())[variable])
 
 
 def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
@@ -119,15 +127,25 @@ def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
     web = [one for one in nodes.values() if "web" in one["groups"]]
     if not web:
         raise InventoryError("The inventory has no host in the group web.")
+    versions = {str(one["postgresql_version"]) for one in nodes.values() if "postgresql" in one["groups"]}
+    version = "".join(versions) or default_of("postgresql", "postgresql_version")
     return Service(
         url=(web[0]["url"] or f"https://{web[0]['address']}").rstrip("/"),
         certificate_authority=Path(web[0]["certificates"]) / "ca.crt",
         secrets_folder=Path(web[0]["secrets"]),
-        state_folder=Path(web[0]["state"] or default_state_folder()),
+        state_folder=Path(web[0]["state"] or default_of("local_node", "local_node_state_folder")),
         nodes=tuple(
-            Host(name, frozenset(one["groups"]), ssh_command(one), one["address"], one["hint"])
+            Host(
+                name,
+                frozenset(one["groups"]),
+                ssh_command(one),
+                one["address"],
+                one["hint"],
+                units_of(one["groups"], version),
+            )
             for name, one in sorted(nodes.items())
         ),
+        postgresql_version=version,
     )
 
 

@@ -11,13 +11,13 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from inventory import Host, InventoryError, pick, read_service
-from status import PATTERNS, UNITS
+from units import PATTERNS
 
 
-def journal(unit: str, lines: int, follow: bool) -> str:
-    """Return the remote journalctl command; a unit may be given without its suffix or as a pattern."""
+def journal(nodes: Sequence[Host], unit: str, lines: int, follow: bool) -> str:
+    """Return the remote journalctl command for all units, or one (without its suffix, or as a pattern)."""
     command = ["journalctl", "--output=short-iso-precise", "--no-hostname", "--quiet", f"--lines={lines}"]
-    ours = {*PATTERNS, *(name for names in UNITS.values() for name in names)}
+    ours = {*PATTERNS, *(name for node in nodes for name in node.units)}
     for pattern in [unit] if unit else sorted(ours):
         command += ["--unit", pattern]
     return shlex.join([*command, "--follow"] if follow else [*command, "--no-pager"])
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     except InventoryError as error:
         print(error, file=sys.stderr)
         return 1
-    command = journal(chosen.unit, chosen.lines, chosen.follow)
+    command = journal(nodes, chosen.unit, chosen.lines, chosen.follow)
     return follow(nodes, command) if chosen.follow else show(nodes, command)
 
 

@@ -5,29 +5,14 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from check import CheckError, send_and_read_back
 from inventory import Host, InventoryError, read_service
+from units import PATTERNS
 
-# What a node of a group has to run.
-UNITS: Mapping[str, tuple[str, ...]] = {
-    "kafka": ("kafka.service",),
-    "postgresql": ("postgresql@15-main.service",),
-    "web": (
-        "nginx.service",
-        "timestamp-command.service",
-        "timestamp-consumer.service",
-        "timestamp-query.service",
-        "timestamp-command.socket",
-        "timestamp-consumer.socket",
-        "timestamp-query.socket",
-    ),
-}
-# Shown as well where they are loaded: a second instance, for example.
-PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service")
 PROPERTIES = ("Id", "ActiveState", "SubState", "StateChangeTimestamp", "NRestarts", "MemoryCurrent", "Result")
 MEBIBYTE = 1 << 20
 
@@ -81,12 +66,11 @@ def line(node: Host, unit: Unit) -> str:
 
 def look(node: Host) -> list[Unit] | None:
     """Ask a node about its units by ssh; None when it does not answer within 5 s."""
-    expected = [name for group, names in UNITS.items() if group in node.groups for name in names]
     remote = [
         "systemctl",
         "show",
         f"--property={','.join(PROPERTIES)}",
-        *expected,
+        *node.units,
         *(f"'{one}'" for one in PATTERNS),
     ]
     try:

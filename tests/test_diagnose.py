@@ -10,12 +10,17 @@ from typing import Any
 import diagnose
 import pytest
 from inventory import Host
+from units import units_of
 
 NOW = 1_800_000_000.0
-NODES = (
-    Host("db.example", frozenset({"nodes", "kafka", "postgresql"}), ("ssh", "db"), "192.0.2.11"),
-    Host("web.example", frozenset({"nodes", "web"}), ("ssh", "web"), "192.0.2.12"),
-)
+
+
+def host(name: str, address: str, *groups: str) -> Host:
+    ssh = ("ssh", name)
+    return Host(f"{name}.example", frozenset({"nodes", *groups}), ssh, address, units=units_of(groups, "15"))
+
+
+NODES = (host("db", "192.0.2.11", "kafka", "postgresql"), host("web", "192.0.2.12", "web"))
 DATABASE, WEB = NODES
 
 

@@ -16,6 +16,7 @@ import inventory
 import node
 import pytest
 import status
+import yaml
 from check import INSTANT, CheckError, send_and_read_back
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -37,6 +38,7 @@ def said(**changes: object) -> dict[str, object]:
         "certificates": "/secrets/certificates",
         "secrets": "/secrets",
         "state": "/state",
+        "postgresql_version": "",
         "url": "",
         "hint": "",
         **changes,
@@ -76,6 +78,20 @@ class TestInventory:
 
     def test_the_default_state_folder_is_that_of_the_role(self) -> None:
         assert inventory.service_of({"web.x": said(state="")}).state_folder.is_absolute()
+
+    def test_units_follow_the_groups_and_the_version_of_postgresql(self) -> None:
+        database = said(groups=["postgresql"], postgresql_version=17)
+        service = inventory.service_of({"db.x": database, "web.x": said()})
+        assert service.postgresql_version == "17"
+        assert service.nodes[0].units == ("postgresql@17-main.service",)
+        assert "timestamp-query.socket" in service.nodes[1].units
+
+    def test_version_of_postgresql_is_by_default_that_of_the_role(self) -> None:
+        database = said(groups=["postgresql"])
+        service = inventory.service_of({"db.x": database, "web.x": said()})
+        settings = yaml.safe_load((inventory.PROJECT / "roles/postgresql/vars/main.yml").read_text())
+        unit = settings["postgresql_unit"].replace("{{ postgresql_version }}", service.postgresql_version)
+        assert service.postgresql_unit == unit
 
     def test_ssh_command_is_made_of_the_connection_variables(self) -> None:
         command = inventory.ssh_command(said(port=2222))
@@ -130,10 +146,11 @@ class TestJournal:
         assert [text.split()[-1] for text in node.in_time(entries)] == ["first", "first", "second", "third"]
 
     def test_a_unit_cannot_smuggle_a_command_in(self) -> None:
-        assert node.journal("x; reboot", 5, follow=False).split("--unit ")[1].startswith("'x; reboot'")
+        assert node.journal([], "x; reboot", 5, follow=False).split("--unit ")[1].startswith("'x; reboot'")
 
     def test_all_our_units_are_asked_for(self) -> None:
-        command = node.journal("", 5, follow=True)
+        nodes = inventory.service_of({"db.x": said(groups=["kafka"]), "web.x": said()}).nodes
+        command = node.journal(nodes, "", 5, follow=True)
         for unit in ("kafka.service", "nginx.service", "'timestamp-*.service'"):
             assert f"--unit {unit}" in command
         assert "--follow" in command

@@ -58,11 +58,11 @@ BREAKAGES = (
     Breakage(
         "postgresql-stopped",
         "postgresql",
-        "systemctl stop postgresql@15-main",
-        "systemctl start postgresql@15-main",
-        "postgresql@15-main.service",
+        "systemctl stop postgresql",
+        "systemctl start postgresql",
+        "postgresql@",
         "inactive",
-        "systemctl start postgresql@15-main.service",
+        "systemctl start postgresql@",
     ),
     Breakage(
         "nginx-masked",
@@ -128,10 +128,10 @@ BREAKAGES = (
     Breakage(
         "key-of-another",
         "postgresql",
-        "cd /etc/postgresql/15/main && cp -p server.key /run/kept.key"
+        "cd /etc/postgresql/*/main && cp -p server.key /run/kept.key"
         " && openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 > server.key",
-        "cp -p /run/kept.key /etc/postgresql/15/main/server.key",
-        "certificate /etc/postgresql/15/main/server.crt",
+        "cp -p /run/kept.key /etc/postgresql/*/main/server.key",
+        "certificate /etc/postgresql/",
         "its key is missing or belongs to another certificate",
         "ansible-playbook site.yml",
     ),

@@ -22,7 +22,7 @@ WRONG: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         "postgresql",
         "postgresql",
         {"postgresql_connections": -1},
-        "/etc/postgresql/15/main/conf.d/timestamp-service.conf",
+        "/etc/postgresql/*/main/conf.d/timestamp-service.conf",
     ),
 )
 

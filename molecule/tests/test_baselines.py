@@ -131,10 +131,10 @@ QUERIES: Mapping[str, tuple[str, str]] = {
     "postgres-12": ("SHOW ssl_ciphers", "HIGH:MEDIUM:+3DES:!aNULL"),
 }
 POSTGRESQL: Mapping[str, str] = {
-    "postgres-01": "systemctl is-active postgresql@15-main | grep -v -x active",
+    "postgres-01": "systemctl is-active 'postgresql@*' | grep -v -x active",
     "postgres-03": "pgrep --count --full '^/usr/lib/postgresql/.*/bin/postgres ' | grep -v -x 1",
-    "postgres-09": "find /var/lib/postgresql/15/main ! -user postgres -o -perm /022",
-    "postgres-14": "grep --count -w -e peer -e ident /etc/postgresql/15/main/pg_hba.conf | grep -v -x 1",
+    "postgres-09": "find /var/lib/postgresql/*/main ! -user postgres -o -perm /022",
+    "postgres-14": "grep --count -w -e peer -e ident /etc/postgresql/*/main/pg_hba.conf | grep -v -x 1",
 }
 NGINX: Mapping[str, str] = {
     "nginx-01": "ps -C nginx -o user=,args= | grep worker | grep -v ^www-data",

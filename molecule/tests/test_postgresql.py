@@ -9,7 +9,8 @@ from conftest import address, connect, run_program, service
 from testinfra.host import Host
 
 GROUP = "postgresql"
-UNIT = "postgresql@15-main.service"
+UNIT = service().postgresql_unit
+FOLDER = f"{service().postgresql_version}/main"
 EXPOSURE_CEILING = 2.5
 # What each attempt of programs/postgresql_client.py must be answered with; "" is what the service needs.
 ANSWERS = {
@@ -95,10 +96,10 @@ def test_tls_versions(node: Host, version: str, spoken: bool) -> None:
 
 
 def test_key_is_for_root_and_postgres(node: Host) -> None:
-    file = node.file("/etc/postgresql/15/main/server.key")
+    file = node.file(f"/etc/postgresql/{FOLDER}/server.key")
     assert (file.user, file.group, file.mode) == ("root", "postgres", 0o640)
 
 
 def test_data_is_for_postgres_alone(node: Host) -> None:
-    folder = node.file("/var/lib/postgresql/15/main")
+    folder = node.file(f"/var/lib/postgresql/{FOLDER}")
     assert (folder.user, folder.mode) == ("postgres", 0o700)
