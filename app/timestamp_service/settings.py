@@ -131,6 +131,17 @@ class Rebuild:
     drop_unknown: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """Settings of a backup, and of a restore."""
+
+    log_level: int
+    kafka: Kafka
+    topic: str
+    dead_letter_topic: str
+    folder: str
+
+
 def read_command(environment: Environment) -> Command:
     """Read the settings of the command API. Raises SettingError."""
     return Command(
@@ -181,6 +192,21 @@ def read_rebuild(environment: Environment) -> Rebuild:
         strict=_boolean(environment, "REBUILD_STRICT", default=True),
         letters_seconds=_integer(environment, "REBUILD_DEAD_LETTERS_SECONDS", 30, 0, 3600),
         drop_unknown=_boolean(environment, "REBUILD_DROP_UNKNOWN", default=False),
+    )
+
+
+def read_backup(environment: Environment) -> Backup:
+    """Read the settings of a backup or a restore. Raises SettingError."""
+    topic = _topic(environment, "KAFKA_CONSUMER_TOPIC")
+    folder = _text(environment, "BACKUP_FOLDER")
+    if not Path(folder).is_dir():
+        raise SettingError("BACKUP_FOLDER", f"names no folder: {folder!r}")
+    return Backup(
+        log_level=read_log_level(environment),
+        kafka=_kafka(environment),
+        topic=topic,
+        dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
+        folder=folder,
     )
 
 

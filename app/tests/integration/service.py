@@ -167,6 +167,16 @@ class World:
         """Start a rebuild."""
         return self._start("rebuild", REBUILD, {**self._consuming(), **settings})
 
+    def start_backup(self, kind: str, folder: Path) -> Service:
+        """Start a "backup" to a folder, or a "restore" from it."""
+        entry = f"from timestamp_service.backup import main; main.{kind}()"
+        settings = {
+            "KAFKA_BROKER": self.kafka.bootstrap,
+            "KAFKA_CONSUMER_TOPIC": self.topic,
+            "BACKUP_FOLDER": str(folder),
+        }
+        return self._start(kind, [sys.executable, "-c", entry], settings)
+
     def _consuming(self) -> dict[str, str]:
         return {
             **self._database("timestamp_consumer"),

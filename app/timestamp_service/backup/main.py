@@ -1,0 +1,111 @@
+"""The processes of backup and restore: `timestamp-backup` and `timestamp-restore`."""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+
+from timestamp_service import logs, notify, settings
+from timestamp_service.backup import restoring, saving
+from timestamp_service.backup.manifest import BackupError
+from timestamp_service.backup.restoring import RestoreError
+from timestamp_service.logs import Log
+from timestamp_service.start import read_settings
+from timestamp_service.topic import StoppedError, Topic, TopicError
+
+_TOLD_SECONDS = 2.0
+
+
+def backup() -> None:
+    """Save what the log has and the backup has not. Exit 0 when it is saved, and when SIGTERM cancels it."""
+    config, log, stopped, told = _begin("timestamp-backup")
+
+    def work(topics: list[Topic]) -> None:
+        saved = saving.save(Path(config.folder), topics, told)
+        log.info(
+            "saved",
+            messages=saved.messages,
+            files=len(saved.files),
+            bytes=sum(file.bytes for file in saved.files),
+            messages_in_all=saved.total,
+        )
+
+    sys.exit(_run(config, "timestamp-backup", log, stopped, work, "backup_failed"))
+
+
+def restore() -> None:
+    """Put a backup into empty topics. Exit 0 when it is restored and compared; `refused` changes nothing."""
+    config, log, stopped, told = _begin("timestamp-restore")
+
+    def work(topics: list[Topic]) -> None:
+        started = time.monotonic()
+        try:
+            known = restoring.check(Path(config.folder), topics)
+        except (BackupError, TopicError) as error:
+            log.error("refused", message=str(error))
+            sys.exit(1)
+        count = restoring.restore(Path(config.folder), known, config.kafka, topics, stopped, told)
+        log.info("restored", messages=count, seconds=round(time.monotonic() - started, 3))
+
+    sys.exit(_run(config, "timestamp-restore", log, stopped, work, "restore_failed"))
+
+
+def _begin(
+    service: str,
+) -> tuple[settings.Backup, Log, Callable[[], bool], Callable[[str], None]]:
+    config = read_settings(service, settings.read_backup)
+    log = Log(service, config.log_level)
+    logs.take_over_libraries(log)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    notifier = notify.from_environment(os.environ)
+    notifier.ready()
+    log.info("started", topic=config.topic, folder=config.folder)
+    told_at = float("-inf")
+
+    def told(text: str) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at > _TOLD_SECONDS:
+            told_at = time.monotonic()
+            notifier.status(text)
+            log.info("progress", message=text)
+
+    return config, log, stop.is_set, told
+
+
+def _run(
+    config: settings.Backup,
+    client: str,
+    log: Log,
+    stopped: Callable[[], bool],
+    work: Callable[[list[Topic]], None],
+    failed: str,
+) -> int:
+    try:
+        with ExitStack() as stack:
+            topics = []
+            for name in (config.topic, config.dead_letter_topic):
+                topics.append(Topic(config.kafka, name, client, log, stopped))
+                stack.callback(topics[-1].close)
+            work(topics)
+        return 0
+    except StoppedError:
+        log.warning("cancelled")
+        return 0
+    except (BackupError, RestoreError, TopicError) as error:
+        log.error(failed, message=str(error))
+    except KafkaException as error:
+        log.error(failed, message=f"Kafka: {error.args[0].str()}")
+    except OSError as error:
+        log.error(failed, message=f"{error.filename or config.folder}: {error.strerror}")
+    except Exception as error:
+        log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
+    return 1

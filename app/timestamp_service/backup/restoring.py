@@ -1,0 +1,227 @@
+"""Restoring: the messages of a backup into empty topics, each at its offset and with its time, then compared.
+
+While it goes on, the topics take the times of their messages (CreateTime) and larger batches; they get their
+own settings back at the end, whatever that is.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from confluent_kafka import TIMESTAMP_CREATE_TIME, KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from timestamp_service.backup import files, lines, manifest
+from timestamp_service.backup.lines import Record
+from timestamp_service.backup.manifest import BackupError, File, Manifest
+from timestamp_service.settings import Kafka
+from timestamp_service.topic import StoppedError, Topic
+
+_REQUEST_SECONDS = 15.0
+_DELIVERY_SECONDS = 60.0
+# A message that was sent compressed may be larger than its topic allows, when it is sent as it is.
+_MESSAGE_MAX_BYTES = 16 * 1024 * 1024
+_BATCH_BYTES = 512 * 1024
+# Until every broker goes by the new settings.
+_SETTLE_SECONDS = 2.0
+_CHUNK = 10_000
+
+
+class RestoreError(Exception):
+    """The restoring broke off with the topics half filled; says why."""
+
+
+@dataclass(slots=True)
+class Delivered:
+    """What the broker has acknowledged of one partition."""
+
+    next: int
+    times: dict[int, int] = field(default_factory=dict)
+    error: str | None = None
+
+    def take(self, error: KafkaError | None, message: Message) -> None:
+        """Take a delivery report: it must be the next offset, at which the message has its own time."""
+        if self.error is not None:
+            return
+        if error is not None:
+            self.error = error.str()
+            return
+        expected, offset = self.next, message.offset()
+        if offset != expected:
+            self.error = f"the broker has put the message of offset {expected} at {offset}"
+            return
+        if message.timestamp() != (TIMESTAMP_CREATE_TIME, self.times.pop(expected)):
+            self.error = f"the broker has given the message of offset {expected} another time"
+            return
+        self.next = expected + 1
+
+
+def check(folder: Path, topics: list[Topic]) -> Manifest:
+    """Return the manifest of a backup that is whole and can be restored to `topics`. Raises BackupError."""
+    known = manifest.read(folder)
+    if known is None:
+        raise BackupError(f"there is no backup in {folder}: {manifest.NAME} is missing")
+    names = [topic.name for topic in topics]
+    if sorted(known.topics) != sorted(names):
+        raise BackupError(f"the backup is of {', '.join(known.topics)}, not of {', '.join(names)}")
+    damages = manifest.damages(folder, known.files)
+    if damages:
+        more = f" and {len(damages) - 10} more" if len(damages) > 10 else ""
+        raise BackupError(
+            f"the backup is damaged: {'; '.join(damages[:10])}{more}. Take them from another copy of it."
+        )
+    for topic in topics:
+        spans = topic.spans()
+        if len(spans) != known.topics[topic.name]:
+            raise BackupError(
+                f"{topic.name} has {len(spans)} partitions, its backup {known.topics[topic.name]}:"
+                " make the topic with as many, in a Kafka that is new."
+            )
+        for partition, (_, end) in spans.items():
+            if end > 0:
+                raise BackupError(
+                    f"{topic.name}[{partition}] is not empty (it ends at offset {end}): records would get"
+                    " other offsets. Restore to a new Kafka: stop it, erase its data, and begin again."
+                )
+    return known
+
+
+def restore(
+    folder: Path,
+    known: Manifest,
+    kafka: Kafka,
+    topics: list[Topic],
+    stopped: Callable[[], bool],
+    told: Callable[[str], None],
+) -> int:
+    """Restore a backup that was checked, and compare all; return the number of messages.
+
+    Raises RestoreError, BackupError, TopicError, StoppedError and KafkaException.
+    """
+    count = 0
+    total = sum(file.next - file.first for file in known.files)
+    with _taking_times(kafka, [topic.name for topic in topics]):
+        producer = Producer(
+            {
+                **kafka.client(),
+                "client.id": "timestamp-restore",
+                "acks": "all",
+                "enable.idempotence": True,
+                "delivery.timeout.ms": int(_DELIVERY_SECONDS * 1000),
+                "message.max.bytes": _MESSAGE_MAX_BYTES,
+                "batch.size": _BATCH_BYTES,
+                "linger.ms": 20,
+                "queue.buffering.max.messages": 50_000,
+            }
+        )
+        for topic in topics:
+            for partition in range(known.topics[topic.name]):
+                delivered = Delivered(0)
+                for file in known.of(topic.name, partition):
+                    for record in files.read(folder, file):
+                        _produce(producer, file, record, delivered)
+                        count += 1
+                        if count % _CHUNK == 0:
+                            told(f"{count:,} of {total:,} messages sent")
+                            if stopped():
+                                raise StoppedError
+                if producer.flush(_DELIVERY_SECONDS + 5):
+                    delivered.error = delivered.error or "no acknowledgement in time"
+                if delivered.error is not None:
+                    raise RestoreError(f"{topic.name}[{partition}]: {delivered.error}")
+    told("comparing the log with the backup")
+    for topic in topics:
+        compare(folder, known, topic)
+    return count
+
+
+def compare(folder: Path, known: Manifest, topic: Topic) -> None:
+    """See that `topic` holds just what its backup does: offsets, times, keys, values, headers.
+
+    Raises RestoreError, BackupError and TopicError.
+    """
+    ends = {partition: end for partition, (_, end) in topic.spans().items()}
+    expected = known.next_offsets(topic.name)
+    if ends != expected:
+        raise RestoreError(f"{topic.name} ends at {ends}, its backup at {expected}")
+    for partition, end in ends.items():
+        saved = _all(folder, known.of(topic.name, partition))
+        for messages in topic.read({partition: 0}, {partition: end}):
+            for message in messages:
+                if lines.from_message(message) != next(saved, None):
+                    raise RestoreError(
+                        f"{topic.name}[{partition}] has another message at offset {message.offset()} than its"
+                        " backup"
+                    )
+
+
+def _all(folder: Path, found: list[File]) -> Iterator[Record]:
+    for file in found:
+        yield from files.read(folder, file)
+
+
+def _produce(producer: Producer, file: File, record: Record, delivered: Delivered) -> None:
+    if delivered.error is not None:
+        raise RestoreError(f"{file.topic}[{file.partition}]: {delivered.error}")
+    delivered.times[record.offset] = record.time
+    while True:
+        try:
+            producer.produce(
+                file.topic,
+                record.value,
+                record.key,
+                file.partition,
+                on_delivery=delivered.take,
+                timestamp=record.time,
+                headers=list(record.headers),
+            )
+            producer.poll(0)
+            return
+        except BufferError:
+            producer.poll(0.1)
+
+
+@contextmanager
+def _taking_times(kafka: Kafka, topics: list[str]) -> Iterator[None]:
+    """Have the topics keep the times of the messages, and take large ones."""
+    admin = AdminClient(kafka.client())
+    wanted = {
+        "message.timestamp.type": "CreateTime",
+        "max.message.bytes": str(_MESSAGE_MAX_BYTES),
+    }
+    resources = [ConfigResource(ResourceType.TOPIC, topic) for topic in topics]
+    described = admin.describe_configs(resources, request_timeout=_REQUEST_SECONDS)
+    before = {
+        resource.name: {name: described[resource].result()[name].value for name in wanted}
+        for resource in resources
+    }
+    try:
+        _alter(admin, dict.fromkeys(topics, wanted))
+        time.sleep(_SETTLE_SECONDS)
+        yield
+    finally:
+        _alter(admin, before)
+
+
+def _alter(admin: AdminClient, configs: dict[str, dict[str, str]]) -> None:
+    resources = []
+    for topic, config in configs.items():
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        for name, value in config.items():
+            resource.add_incremental_config(
+                ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+            )
+        resources.append(resource)
+    for future in admin.incremental_alter_configs(resources, request_timeout=_REQUEST_SECONDS).values():
+        try:
+            future.result()
+        except KafkaException as error:
+            raise RestoreError(f"the topics' settings cannot be changed: {error.args[0].str()}") from None
