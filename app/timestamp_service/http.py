@@ -21,6 +21,7 @@ from timestamp_service.shortcut import Short
 
 JSON = "application/json"
 
+_REFRESH_SECONDS = 30.0
 # Names what does not answer, or None when all does.
 Check = Callable[[], Awaitable[str | None]]
 
@@ -58,9 +59,12 @@ class App(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
 class Lifespan:
     """Middleware: starts and stops the work with the event loop, and tells systemd once it is ready."""
 
-    def __init__(self, work: Work, log: Log, notifier: Notifier) -> None:
+    def __init__(
+        self, work: Work, log: Log, notifier: Notifier, refresh_seconds: float = _REFRESH_SECONDS
+    ) -> None:
         """Look after `work`."""
         self._work = work
+        self._refresh_seconds = refresh_seconds
         self._log = log
         self._notifier = notifier
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,6 +105,10 @@ class Lifespan:
             delay = min(delay * 1.5, 2)
         self._log.info("ready")
         self._notifier.ready()
+        # What the work knows of its dependencies, such as who leads which partition, is kept fresh.
+        while True:
+            await asyncio.sleep(self._refresh_seconds)
+            await self._work.check()
 
 
 def correlation_of(request: falcon.asgi.Request) -> Correlation:

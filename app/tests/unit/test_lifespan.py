@@ -1,0 +1,49 @@
+import asyncio
+
+from timestamp_service.http import Lifespan
+from timestamp_service.logs import LEVELS, Log
+from timestamp_service.notify import Notifier
+
+
+class Counting:
+    """Work whose dependency answers at the second time of asking."""
+
+    def __init__(self) -> None:
+        self.checks = 0
+        self.often = asyncio.Event()
+
+    async def start(self) -> None:
+        pass
+
+    async def check(self) -> str | None:
+        self.checks += 1
+        if self.checks >= 5:
+            self.often.set()
+        return "kafka" if self.checks == 1 else None
+
+    def progressing(self) -> bool:
+        return True
+
+    def measure(self) -> None:
+        pass
+
+    def stopping(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+def test_dependencies_are_asked_again_until_the_end() -> None:
+    async def live() -> tuple[int, int]:
+        work = Counting()
+        lifespan = Lifespan(work, Log("test", LEVELS["error"]), Notifier(), refresh_seconds=0.01)
+        await lifespan.process_startup({}, {})
+        await work.often.wait()
+        await lifespan.process_shutdown({}, {})
+        ended = work.checks
+        await asyncio.sleep(0.05)
+        return ended, work.checks
+
+    ended, later = asyncio.run(asyncio.wait_for(live(), 10))
+    assert ended == later >= 5
