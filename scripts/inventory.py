@@ -29,7 +29,7 @@ QUESTION = {
     "port": "{{ ansible_port | default('') }}",
     "key": "{{ ansible_ssh_private_key_file | default('') }}",
     "arguments": "{{ ansible_ssh_common_args | default('') }} {{ ansible_ssh_extra_args | default('') }}",
-    "certificates": "{{ certificates_folder | default('') }}",
+    "authority": "{{ service_ca | default((certificates_folder | default('')) ~ '/ca.crt') }}",
     "secrets": "{{ secrets_folder | default('') }}",
     "state": "{{ local_node_state_folder | default('') }}",
     "postgresql_version": "{{ postgresql_version | default('') }}",
@@ -131,7 +131,7 @@ def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
     version = "".join(versions) or default_of("postgresql", "postgresql_version")
     return Service(
         url=(web[0]["url"] or f"https://{web[0]['address']}").rstrip("/"),
-        certificate_authority=Path(web[0]["certificates"]) / "ca.crt",
+        certificate_authority=Path(web[0]["authority"]),
         secrets_folder=Path(web[0]["secrets"]),
         state_folder=Path(web[0]["state"] or default_of("local_node", "local_node_state_folder")),
         nodes=tuple(

@@ -35,7 +35,7 @@ def said(**changes: object) -> dict[str, object]:
         "port": "",
         "key": "/keys/id",
         "arguments": "-o UserKnownHostsFile=/keys/known_hosts ",
-        "certificates": "/secrets/certificates",
+        "authority": "/secrets/certificates/ca.crt",
         "secrets": "/secrets",
         "state": "/state",
         "postgresql_version": "",
