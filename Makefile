@@ -15,6 +15,7 @@ COMMAND ?=
 BENCH ?=
 REBUILD ?=
 TESTS ?=
+PROVIDER ?= libvirt
 
 # Ansible ignores an ansible.cfg beside it where others may write to the folder.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -24,7 +25,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 RUN := $(VENV)/bin/python -B
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca rebuild
-.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit docs requirements bench-app bench-rebuild bench-provision
+.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit box docs requirements bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -109,6 +110,10 @@ test-faults: setup ## Faults, rebuilds, deployments and backups under load, on t
 
 audit: ## Audit the running nodes by lynis and testssl.sh; what is not mended must be waived with a reason
 	@scripts/setup.sh up audit; $(RUN) scripts/audit.py --inventory $(INVENTORY)
+
+box: ## Build a Vagrant box from Debian packages and add it: PROVIDER=libvirt (TIMESTAMP_BOX chooses it) or lxc
+	@scripts/setup.sh up vagrant $(PROVIDER); \
+	    PYTHONPATH=roles/local_node/module_utils $(RUN) scripts/box.py --provider $(PROVIDER)
 
 docs: setup ## Make the README of every role and docs/variables.md from the argument specifications
 	$(RUN) scripts/role_docs.py

@@ -62,7 +62,8 @@ def test_failed_gate_shows_the_unit_and_the_end_of_its_journal(node: Host, tmp_p
     role = {"name": "base", "tasks_from": "failed_unit"}
     given = {"base_failed_unit": "ssh.service", "base_failed_reason": "Look at `make logs`."}
     tasks = [{"ansible.builtin.include_role": role, "vars": given}]
-    book.write_text(yaml.safe_dump([{"hosts": name, "gather_facts": False, "tasks": tasks}]))
+    play = {"hosts": name, "gather_facts": False, "become": True, "tasks": tasks}
+    book.write_text(yaml.safe_dump([play]))
     done = subprocess.run(
         [tool("ansible-playbook"), "-i", INVENTORY, str(book)],
         cwd=PROJECT,
