@@ -1,8 +1,8 @@
 """`make box`: a Vagrant box of Debian 12 from Debian packages alone, for libvirt or lxc.
 
-It starts from the image that role local_node makes of Debian packages, and adds what every Vagrant box has: the
-user vagrant with Vagrant's well-known key (which Vagrant replaces at the first boot), sudo, and DHCP. A box for
-libvirt has a kernel and a boot loader on top.
+It starts from the image that role local_node makes of Debian packages, and adds what every Vagrant box has:
+the user vagrant with Vagrant's well-known key (which Vagrant replaces at the first boot), sudo, and DHCP. A box
+for libvirt has a kernel and a boot loader on top.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def is_added(provider: str) -> bool:
 
 
 def add(provider: str) -> None:
-    """Build the box for a provider, and add it to Vagrant's boxes in place of the last one. Raises NodeError."""
+    """Build the box for a provider, and add it to Vagrant's in place of the last one. Raises NodeError."""
     keys = sorted(Path("/").glob(VAGRANT_KEYS.removeprefix("/")))
     if not keys:
         raise NodeError("Debian's package vagrant is not installed: run `make setup`.")
