@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from timestamp_service import identifiers
+from timestamp_service.ledger import book
 from timestamp_service.ledger.main import run
+from timestamp_service.ledger.run import Run
 
 PAGE = 7
 
@@ -191,6 +194,38 @@ def test_loss_change_and_stranger_are_found(tmp_path: Path, capsys: pytest.Captu
     }
     for identifier in (lost, changed, stranger):
         assert identifier in errors
+
+
+def test_nothing_counts_before_it_is_on_the_disk(tmp_path: Path) -> None:
+    file, run = tmp_path / "ledger", Run.new()
+    counted: list[str] = []
+
+    async def write() -> None:
+        writer = book.Writer(file, run)
+        writing = asyncio.create_task(writer.write())
+        for number in range(3):
+            writer.append(
+                run.identifier(number), run.instant(number), lambda: counted.append(file.read_text())
+            )
+        assert counted == []
+        writer.close()
+        await writing
+
+    asyncio.run(write())
+    assert counted == [file.read_text()] * 3
+    with file.open() as held:
+        assert list(book.read(held).acknowledged) == [run.identifier(number) for number in range(3)]
+
+
+def test_a_ledger_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with served(Service()) as url:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+        try:
+            assert load(url, tmp_path / "ledger") == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in capsys.readouterr().err
 
 
 def test_no_answer_is_no_verdict(tmp_path: Path) -> None:

@@ -116,7 +116,11 @@ def _run(chosen: argparse.Namespace) -> int:
         give_up=chosen.give_up,
         drain=chosen.drain,
     )
-    load = uvloop.run(_load(options, chosen.progress))
+    try:
+        load = uvloop.run(_load(options, chosen.progress))
+    except ExceptionGroup as group:
+        # What one of the tasks failed with: the ledger that cannot be written.
+        raise group.exceptions[0] from None
     summary = load.summary()
     _print(summary)
     failed = summary["post"]["failed"] + summary["get"]["failed"]
