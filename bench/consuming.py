@@ -3,11 +3,13 @@
 import io
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
 import uuid_utils
 from confluent_kafka import Producer
+from psycopg2.extensions import connection
 from tests.integration.postgres import PASSWORDS, Postgres
 from tests.integration.processes import until
 from tests.integration.service import World
@@ -33,10 +35,11 @@ def preload(world: World, count: int) -> list[Command]:
         }
     )
     commands = []
-    headers: list[tuple[str, str | bytes | None]] = [("correlationId", str(uuid_utils.uuid4()).encode())]
     for number in range(count):
         command = Command(str(uuid_utils.uuid7()), instants.from_milliseconds(1_254_164_592_123 + number))
         commands.append(command)
+        # Each of a request of its own, as single POSTs make them.
+        headers: messages.Headers = [("correlationId", str(uuid_utils.uuid4()).encode())]
         # Long stretches of one partition, as the API makes them.
         partition = number // 100 % _PARTITIONS
         while True:
@@ -82,8 +85,7 @@ def _consume(stage: Stage, world: World, group: str, ends: list[str], records: i
     try:
         assigned = _event_time(consumer.process.log, b'"event":"assigned"')
         own = usage.cpu_seconds(consumer.process.pid)
-        # The table's index tells of each partition's end at little cost.
-        until("the consumer is through", lambda: _present(world, ends) == len(ends), 180)
+        _wait_for(stage.postgres, world.database, ends)
         seconds = time.time() - assigned
         cpu = {name: usage.cpu_seconds(pid) - before[name] for name, pid in others.items()}
         cpu = {"consumer": usage.cpu_seconds(consumer.process.pid) - own, **cpu}
@@ -106,38 +108,49 @@ def _event_time(log: Path, mark: bytes) -> float:
     return time.time()
 
 
-def _present(world: World, identifiers: list[str]) -> int:
-    listed = ",".join(identifiers)
-    count: int = world.postgres.run(
-        world.database,
-        f"SELECT count(*) FROM {TABLE} WHERE id = ANY('{{{listed}}}'::uuid[])",  # noqa: S608
-    )[0][0]
-    return count
+def _wait_for(postgres: Postgres, database: str, identifiers: list[str]) -> None:
+    """Wait until all are in the table, one after the other: each question costs the server a moment only."""
+    left = list(identifiers)
+
+    def through() -> bool:
+        while left:
+            cursor.execute(f"SELECT 1 FROM {TABLE} WHERE id = %s", (left[-1],))  # noqa: S608
+            if cursor.fetchone() is None:
+                return False
+            left.pop()
+        return True
+
+    with closing(_connect(postgres, database)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        until("the consumer is through", through, 180)
 
 
 def _truncate(world: World) -> None:
     world.postgres.run(world.database, f"TRUNCATE {TABLE}; CHECKPOINT")
 
 
-def _copy_text(commands: list[Command]) -> str:
+def _copy_text(commands: list[Command]) -> bytes:
     created = "2026-01-01T00:00:00.123Z"
-    return "".join(f"{command.command_id}\t{command.event_timestamp}\t0\t{created}\n" for command in commands)
+    lines = (f"{command.command_id}\t{command.event_timestamp}\t0\t{created}\n" for command in commands)
+    return "".join(lines).encode()
 
 
-def _copy(postgres: Postgres, database: str, text: str) -> float:
+def _copy(postgres: Postgres, database: str, text: bytes) -> float:
     """Return the seconds that COPY takes, in one transaction."""
-    connection = psycopg2.connect(
+    with closing(_connect(postgres, database)) as connection:
+        source = io.BytesIO(text)
+        started = time.monotonic()
+        with connection, connection.cursor() as cursor:
+            cursor.copy_expert(f"COPY {TABLE} FROM STDIN", source, size=1 << 20)
+        return time.monotonic() - started
+
+
+def _connect(postgres: Postgres, database: str) -> connection:
+    connected: connection = psycopg2.connect(
         host="127.0.0.1",
         port=postgres.port,
         dbname=database,
         user="postgres",
         password=PASSWORDS["postgres"],
     )
-    try:
-        source = io.StringIO(text)
-        started = time.monotonic()
-        with connection, connection.cursor() as cursor:
-            cursor.copy_expert(f"COPY {TABLE} FROM STDIN", source)
-        return time.monotonic() - started
-    finally:
-        connection.close()
+    return connected

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import uuid_utils
 
@@ -19,8 +19,8 @@ class CorrelationError(ValueError):
     """The header correlationId is not a UUID."""
 
 
-@dataclass(frozen=True, slots=True)
-class Correlation:
+# A tuple: a frozen dataclass takes thrice as long to make.
+class Correlation(NamedTuple):
     """The correlation id of a request, and its traceparent where it came with one."""
 
     identifier: str

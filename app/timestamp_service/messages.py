@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
@@ -12,8 +12,8 @@ Headers = list[tuple[str, str | bytes | None]]
 
 # Just what `encode` writes, for reading it fast: 99.9 % of what a consumer sees.
 _OWN_FORM = re.compile(
-    rb'\{"command_id": "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", '
-    rb'"event_timestamp": "([0-9T:.-]{19,29}Z)"\}'
+    r'\{"command_id": "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", '
+    rf'"event_timestamp": "({instants.PLAIN})"\}}'
 )
 
 
@@ -21,8 +21,8 @@ class MalformedError(ValueError):
     """A message can never be projected; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+# A tuple: a frozen dataclass takes thrice as long to make.
+class Command(NamedTuple):
     """An instant to be recorded under an id. Both are in their canonical text."""
 
     command_id: str
@@ -43,11 +43,10 @@ def decode(value: bytes | None) -> Command:
     """
     if value is None:
         raise MalformedError("the message has no value")
-    found = _OWN_FORM.fullmatch(value)
+    found = _OWN_FORM.fullmatch(value.decode("latin-1"))
     if found is not None:
-        command_id, event_timestamp = found[1].decode(), found[2].decode()
-    else:
-        command_id, event_timestamp = _fields(value)
+        return Command(*found.groups())
+    command_id, event_timestamp = _fields(value)
     try:
         return Command(identifiers.normalise(command_id), instants.normalise(event_timestamp))
     except identifiers.IdentifierError as error:

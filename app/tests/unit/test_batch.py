@@ -34,7 +34,7 @@ def good(number: int, year: int = 2009) -> bytes:
 
 def test_a_row() -> None:
     batch = Batch()
-    batch.add(message(good(7), 3, 41, [("correlationId", identifier(9).encode())]))
+    batch.take([message(good(7), 3, 41, [("correlationId", identifier(9).encode())])])
     assert list(batch.rows.values()) == [
         Row(identifier(7), "2009-01-01T00:00:00Z", CREATED_AT, Correlation(identifier(9)))
     ]
@@ -44,7 +44,7 @@ def test_a_row() -> None:
 
 def test_a_bad_message_stays_as_it_was() -> None:
     batch = Batch()
-    batch.add(message(b"nonsense", 3, 41, [("h", b"\xff"), ("h", None)]))
+    batch.take([message(b"nonsense", 3, 41, [("h", b"\xff"), ("h", None)])])
     assert not batch.rows
     assert batch.next_offsets == {3: 42}
     bad = batch.bad[0]
@@ -60,8 +60,8 @@ def test_a_bad_message_stays_as_it_was() -> None:
 
 def test_times_that_cannot_be_written() -> None:
     batch = Batch()
-    batch.add(message(good(1), timestamp=(TIMESTAMP_NOT_AVAILABLE, 0)))
-    batch.add(message(good(2), timestamp=(TIMESTAMP_LOG_APPEND_TIME, 2**62)))
+    batch.take([message(good(1), timestamp=(TIMESTAMP_NOT_AVAILABLE, 0))])
+    batch.take([message(good(2), timestamp=(TIMESTAMP_LOG_APPEND_TIME, 2**62))])
     assert not batch.rows
     assert [bad.error.partition(":")[0] for bad in batch.bad] == [
         "the message has no time",
@@ -85,12 +85,12 @@ def test_any_mix_gives_the_first_of_each_id_and_all_that_is_bad(
         offset, offsets[partition] = offsets[partition], offsets[partition] + 1
         if isinstance(content, bytes):
             bad.append((partition, offset))
-            batch.add(message(content, partition, offset))
+            batch.take([message(content, partition, offset)])
         else:
             number, year = content
             first.setdefault(identifier(number), f"{year:04d}-01-01T00:00:00Z")
             value = messages.encode(Command(identifier(number), f"{year:04d}-01-01T00:00:00Z"))
-            batch.add(message(value, partition, offset))
+            batch.take([message(value, partition, offset)])
 
     assert {row.identifier: row.event_timestamp for row in batch.rows.values()} == first
     assert [(letter.partition, letter.offset) for letter in batch.bad] == bad

@@ -161,3 +161,9 @@ def test_now_is_now() -> None:
     assert instants.normalise(text) == text
     # One microsecond of room: a datetime does not hold the nanoseconds.
     assert before - timedelta(microseconds=1) <= datetime.fromisoformat(text) <= after
+
+
+@given(st.from_regex(instants.PLAIN, fullmatch=True))
+def test_plain_texts_are_canonical(text: str) -> None:
+    # With another way of writing UTC it goes the long way.
+    assert instants.normalise(text) == text == instants.normalise(f"{text[:-1]}+00:00")

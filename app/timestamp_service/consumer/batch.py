@@ -1,5 +1,6 @@
 """What is taken from the topic at a time: rows to write, and messages that can never be."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from confluent_kafka import Message
 from timestamp_service import correlation, messages
 from timestamp_service.correlation import Correlation
 from timestamp_service.dead_letters import BadMessage
-from timestamp_service.messages import MalformedError
+from timestamp_service.messages import Headers, MalformedError
 
 
 # A tuple: thousands are made at a time, for which a frozen dataclass takes thrice as long.
@@ -34,24 +35,33 @@ class Batch:
     # When the broker appended the oldest message, in ms since 1970.
     oldest_ms: int | None = None
 
-    def add(self, message: Message) -> None:
-        """Take a message of the topic."""
-        partition, offset = message.partition(), message.offset()
-        if partition is None or offset is None:
-            raise ValueError("the message does not come from a topic")
-        self.count += 1
-        self.next_offsets[partition] = offset + 1
-        value, headers = message.value(), messages.headers(message)
-        kind, milliseconds = message.timestamp()
-        if self.oldest_ms is None or 0 <= milliseconds < self.oldest_ms:
-            self.oldest_ms = milliseconds
-        try:
-            command = messages.decode(value)
-            created_at = messages.append_time(kind, milliseconds)
-        except MalformedError as error:
-            self.bad.append(BadMessage(message.key(), value, headers, str(error), partition, offset))
-            return
-        if command.command_id not in self.rows:
-            self.rows[command.command_id] = Row(
-                command.command_id, command.event_timestamp, created_at, correlation.from_kafka(headers)
-            )
+    def take(self, taken: Iterable[Message]) -> None:
+        """Take messages of the topic."""
+        rows, next_offsets = self.rows, self.next_offsets
+        # Messages of one moment or one bulk have these in common.
+        last_time: tuple[int, int] | None = None
+        created_at: str | None = None
+        last_headers: Headers | None = None
+        found: Correlation | None = None
+        for message in taken:
+            partition, offset = message.partition(), message.offset()
+            if partition is None or offset is None:
+                raise ValueError("the message does not come from a topic")
+            self.count += 1
+            next_offsets[partition] = offset + 1
+            value, headers, time = message.value(), messages.headers(message), message.timestamp()
+            if time != last_time:
+                created_at, last_time = None, time
+                if self.oldest_ms is None or 0 <= time[1] < self.oldest_ms:
+                    self.oldest_ms = time[1]
+            try:
+                identifier, event_timestamp = messages.decode(value)
+                if created_at is None:
+                    created_at = messages.append_time(*time)
+            except MalformedError as error:
+                self.bad.append(BadMessage(message.key(), value, headers, str(error), partition, offset))
+                continue
+            if identifier not in rows:
+                if headers != last_headers:
+                    found, last_headers = correlation.from_kafka(headers), headers
+                rows[identifier] = Row(identifier, event_timestamp, created_at, found)

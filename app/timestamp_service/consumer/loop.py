@@ -169,18 +169,17 @@ class Loop:
         message = self._consumer.poll(seconds)
         if message is None:
             return
-        self._take(message)
+        self._take([message])
         room = self._batch_max - self._batch.count
         if room > 0:
-            for more in self._consumer.consume(room, 0):
-                self._take(more)
+            self._take(self._consumer.consume(room, 0))
 
-    def _take(self, message: Message) -> None:
-        error = message.error()
-        if error is None:
-            self._batch.add(message)
-        else:
-            self._on_error(error)
+    def _take(self, taken: list[Message]) -> None:
+        self._batch.take([message for message in taken if message.error() is None])
+        for message in taken:
+            error = message.error()
+            if error is not None:
+                self._on_error(error)
 
     def _start_writing(self) -> None:
         batch, self._batch = self._batch, Batch()

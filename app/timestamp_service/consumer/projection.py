@@ -94,7 +94,9 @@ class Projection:
         with connection.cursor() as cursor:
             if len(rows) >= _COPY_ROWS and self._inserts_left <= 0:
                 try:
-                    cursor.copy_expert(_COPY, _copy_text(rows))
+                    # As a whole: after each part this thread would have to wait for the interpreter's lock.
+                    text = _copy_text(rows)
+                    cursor.copy_expert(_COPY, io.BytesIO(text), size=len(text))
                 except errors.UniqueViolation:
                     self._inserts_left = _INSERTS_AFTER_DUPLICATE
                 else:
@@ -104,12 +106,12 @@ class Projection:
             return cursor.rowcount
 
 
-def _copy_text(rows: Sequence[Row]) -> io.StringIO:
+def _copy_text(rows: Sequence[Row]) -> bytes:
     lines = []
     for row in rows:
         timestamp, nanoseconds = instants.to_columns(row.event_timestamp)
         lines.append(f"{row.identifier}\t{timestamp}\t{nanoseconds}\t{row.created_at}\n")
-    return io.StringIO("".join(lines))
+    return "".join(lines).encode("ascii")
 
 
 def _arrays(rows: Sequence[Row]) -> tuple[str, str, str, str]:
