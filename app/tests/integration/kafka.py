@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.integration.processes import Process, free_port, until
+from tests.integration.processes import Server, free_port
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -47,53 +47,30 @@ def kafka_home() -> Path:
     return max(built, key=lambda path: [int(part) for part in path.name.split("-")[-1].split(".")])
 
 
-class Kafka:
+class Kafka(Server):
     """A broker. Its data stay when it is stopped and started again."""
 
     def __init__(self, folder: Path, jvm: Sequence[str] = _JVM) -> None:
-        self._folder = folder
-        self._jvm = jvm
         self.libraries = f"{kafka_home()}/libs/*"
         self.port = free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
-        self._properties = folder / "server.properties"
-        self._properties.write_text(
-            _PROPERTIES.format(port=self.port, controller_port=free_port(), folder=folder)
-        )
+        properties = folder / "server.properties"
+        properties.write_text(_PROPERTIES.format(port=self.port, controller_port=free_port(), folder=folder))
         # One that begins with a dash would be taken for an option.
         cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         storage_tool = ["java", "-Xmx64m", "-cp", self.libraries, "kafka.tools.StorageTool"]
         subprocess.run(
-            [*storage_tool, "format", "--cluster-id", cluster, "--config", str(self._properties)],
+            [*storage_tool, "format", "--cluster-id", cluster, "--config", str(properties)],
             check=True,
             capture_output=True,
             timeout=60,
         )
-        self._process: Process | None = None
+        command = ["java", *jvm, "-cp", self.libraries, "kafka.Kafka", str(properties)]
+        super().__init__("kafka", command, folder)
         self.start()
 
-    @property
-    def process(self) -> Process:
-        """The running broker."""
-        assert self._process is not None
-        return self._process
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self._process = Process(
-            "kafka",
-            ["java", *self._jvm, "-cp", self.libraries, "kafka.Kafka", str(self._properties)],
-            self._folder,
-            os.environ,
-        )
-        try:
-            until("kafka answers", self._answers, 60)
-        except BaseException:
-            self.kill()
-            raise
-
-    def _answers(self) -> bool:
-        self.process.check_running()
+    def answers(self) -> bool:
+        """Tell whether it knows itself as a broker."""
         try:
             # A client of its own: one that met a closed port waits before it tries again.
             metadata = self.admin().list_topics(timeout=1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg2
 
-from tests.integration.processes import Process, free_port, until
+from tests.integration.processes import Server, free_port
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 PASSWORDS = {
@@ -45,17 +45,16 @@ GRANT USAGE ON SCHEMA public TO timestamp_consumer, timestamp_query;
 """
 
 
-class Postgres:
+class Postgres(Server):
     """A server. Its data stay when it is stopped and started again."""
 
     def __init__(self, folder: Path, settings: str = _SMALL) -> None:
-        self._folder = folder
         # It refuses to run as root.
-        self._as_user: list[str] = []
+        as_user: list[str] = []
         if os.geteuid() == 0:
             user = pwd.getpwnam("postgres")
             shutil.chown(folder, user.pw_uid, user.pw_gid)
-            self._as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         self.port = free_port()
         password = folder / "password"
         password.write_text(PASSWORDS["postgres"])
@@ -68,39 +67,20 @@ class Postgres:
         ]
         auth = ["--auth=scram-sha-256", f"--pwfile={password}"]
         subprocess.run(
-            [*self._as_user, *initdb, *auth, "--no-locale", "--no-sync"],
+            [*as_user, *initdb, *auth, "--no-locale", "--no-sync"],
             check=True,
             capture_output=True,
             timeout=60,
         )
         with (folder / "data" / "postgresql.conf").open("a") as configuration:
             configuration.write(_SETTINGS.format(port=self.port, folder=folder) + settings)
-        self._process: Process | None = None
+        command = [*as_user, str(BINARIES / "postgres"), "-D", f"{folder}/data"]
+        super().__init__("postgres", command, folder)
         self.start()
         self.run("postgres", _ROLES)
 
-    @property
-    def process(self) -> Process:
-        """The running server."""
-        assert self._process is not None
-        return self._process
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        self._process = Process(
-            "postgres",
-            [*self._as_user, str(BINARIES / "postgres"), "-D", f"{self._folder}/data"],
-            self._folder,
-            os.environ,
-        )
-        try:
-            until("postgres answers", self._answers, 30)
-        except BaseException:
-            self.process.end()
-            raise
-
-    def _answers(self) -> bool:
-        self.process.check_running()
+    def answers(self) -> bool:
+        """Tell whether it takes connections."""
         try:
             self.run("postgres", "SELECT 1")
         except psycopg2.OperationalError:

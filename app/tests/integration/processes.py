@@ -87,3 +87,36 @@ class Process:
         if self.running():
             self.send_all(signal.SIGKILL)
         self._process.wait()
+
+
+class Server:
+    """A process whose data stay when it ends and is started again."""
+
+    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+        self._name = name
+        self._command = command
+        self._folder = folder
+        self._process: Process | None = None
+
+    @property
+    def process(self) -> Process:
+        """The running process."""
+        assert self._process is not None
+        return self._process
+
+    def answers(self) -> bool:
+        """Tell whether it serves."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._process = Process(self._name, self._command, self._folder, os.environ)
+        try:
+            until(f"{self._name} answers", self._running_and_answering, 60)
+        except BaseException:
+            self.process.end()
+            raise
+
+    def _running_and_answering(self) -> bool:
+        self.process.check_running()
+        return self.answers()
