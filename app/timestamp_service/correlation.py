@@ -1,7 +1,7 @@
 """What ties the log lines of one request together, in all services: correlationId and traceparent."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import uuid_utils
@@ -54,9 +54,15 @@ def from_request(identifier: str | None, traceparent: str | None) -> Correlation
     return Correlation(identifier, traceparent)
 
 
-def from_kafka(headers: Iterable[tuple[str, str | bytes | None]] | None) -> Correlation | None:
+def from_kafka(headers: Sequence[tuple[str, str | bytes | None]] | None) -> Correlation | None:
     """Return the correlation that a Kafka message carries, or None. The last of several headers counts."""
-    found = {name: value for name, value in headers or () if name in (HEADER, TRACE_HEADER)}
+    headers = headers or ()
+    if len(headers) == 1 and headers[0][0] == HEADER:
+        # What nearly all have.
+        alone = headers[0][1]
+        text = alone.decode("ascii", "replace") if isinstance(alone, bytes) else alone
+        return None if text is None or UUID.fullmatch(text) is None else Correlation(text)
+    found = {name: value for name, value in headers if name in (HEADER, TRACE_HEADER)}
     texts = {
         name: value.decode("ascii", "replace") if isinstance(value, bytes) else value
         for name, value in found.items()
