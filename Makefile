@@ -14,6 +14,7 @@ FOLLOW ?=
 COMMAND ?=
 BENCH ?=
 REBUILD ?=
+BACKUP ?=
 TESTS ?=
 PROVIDER ?= libvirt
 
@@ -24,8 +25,8 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
 
-.PHONY: help setup up stop down status diagnose logs ssh url ca rebuild
-.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit box docs requirements bench-app bench-rebuild bench-provision
+.PHONY: help setup up stop down status diagnose logs ssh url ca rebuild backup restore
+.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -51,6 +52,12 @@ ca: | $(VENV)/made-of ## The path of the CA certificate (make -s ca)
 
 rebuild: | $(VENV)/made-of ## Make the database anew from the log while the service goes on, and prove it
 	ansible-playbook -i $(INVENTORY) playbooks/rebuild.yml $(REBUILD)
+
+backup: | $(VENV)/made-of ## Save what is new in the log as files: BACKUP='-e timestamp_backup_folder=/mnt/backup'
+	ansible-playbook -i $(INVENTORY) playbooks/backup.yml $(BACKUP)
+
+restore: | $(VENV)/made-of ## Put a backup into a Kafka that is new, and make the database from it
+	ansible-playbook -i $(INVENTORY) playbooks/restore.yml $(BACKUP)
 
 stop: | $(VENV)/made-of ## Power the nodes off; `make up` boots them again with their data
 	@$(RUN) scripts/down.py --inventory $(INVENTORY) stop
@@ -80,6 +87,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	mypy molecule/tests
 	mypy molecule/side_effects
 	mypy molecule/faults
+	mypy molecule/vagrant
 	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
 	    xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' | xargs shellcheck
 
@@ -110,6 +118,10 @@ test-faults: setup ## Faults, rebuilds, deployments and backups under load, on t
 
 audit: ## Audit the running nodes by lynis and testssl.sh; what is not mended must be waived with a reason
 	@scripts/setup.sh up audit; $(RUN) scripts/audit.py --inventory $(INVENTORY)
+
+vagrant-test: ## The Vagrant machines from nothing to nothing: PROVIDER=libvirt (emulated: an hour) or lxc
+	@scripts/setup.sh up test vagrant $(PROVIDER); \
+	    PYTHONPATH=roles/local_node/module_utils $(RUN) scripts/vagrant_test.py --provider $(PROVIDER)
 
 box: ## Build a Vagrant box from Debian packages and add it: PROVIDER=libvirt (TIMESTAMP_BOX chooses it) or lxc
 	@scripts/setup.sh up vagrant $(PROVIDER); \

@@ -1,8 +1,8 @@
 """`make box`: a Vagrant box of Debian 12 from Debian packages alone, for libvirt or lxc.
 
 It starts from the image that role local_node makes of Debian packages, and adds what every Vagrant box has:
-the user vagrant with Vagrant's well-known key (which Vagrant replaces at the first boot), sudo, and DHCP. A box
-for libvirt has a kernel and a boot loader on top.
+the user vagrant with Vagrant's well-known key, which Vagrant replaces at the first boot, sudo, and DHCP. One
+for libvirt has a kernel and a boot loader too.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def add(provider: str) -> None:
 
 
 def forget_volume(provider: str) -> None:
-    """Remove libvirt's copy of the box before: vagrant-libvirt goes on using it as long as it is there."""
+    """Remove libvirt's copies of earlier boxes: vagrant-libvirt makes one of each box, and keeps all."""
     if provider != "libvirt" or not succeeds([*VIRSH, "version"]):
         return
     if POOL not in run([*VIRSH, "pool-list", "--name"]).split():

@@ -30,23 +30,36 @@ class Passage:
 
 def send_and_read_back(url: str, certificate_authority: Path) -> Passage:
     """Record one instant and read it back, trusting the given CA alone. Raises CheckError."""
-    try:
-        context = ssl.create_default_context(cafile=str(certificate_authority))
-    except OSError as error:
-        raise CheckError(
-            f"the CA certificate {certificate_authority} cannot be read: {error.strerror}"
-        ) from error
+    context = _trust(certificate_authority)
     start = time.perf_counter()
     posted = _ask(f"{url}/api/v1/timestamp/{INSTANT}", "POST", context)
     middle = time.perf_counter()
     identity = str(posted.get("id", ""))
     if not identity:
         raise CheckError(f"POST answered no id but {posted}")
-    record = _ask(f"{url}/api/v1/timestamp/{identity}", "GET", context, {"Prefer": "wait=10"})
+    _read(url, context, identity)
     end = time.perf_counter()
+    return Passage(identity, (middle - start) * 1000, (end - middle) * 1000)
+
+
+def read_back(url: str, certificate_authority: Path, identity: str) -> None:
+    """Read a record of `send_and_read_back` by its id. Raises CheckError."""
+    _read(url, _trust(certificate_authority), identity)
+
+
+def _read(url: str, context: ssl.SSLContext, identity: str) -> None:
+    record = _ask(f"{url}/api/v1/timestamp/{identity}", "GET", context, {"Prefer": "wait=10"})
     if (record.get("id"), record.get("event_timestamp")) != (identity, INSTANT):
         raise CheckError(f"GET answered another record: {record}")
-    return Passage(identity, (middle - start) * 1000, (end - middle) * 1000)
+
+
+def _trust(certificate_authority: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(certificate_authority))
+    except OSError as error:
+        raise CheckError(
+            f"the CA certificate {certificate_authority} cannot be read: {error.strerror}"
+        ) from error
 
 
 def _ask(
