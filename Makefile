@@ -13,6 +13,7 @@ LINES ?= 100
 FOLLOW ?=
 COMMAND ?=
 BENCH ?=
+RELEASE ?=
 REBUILD ?=
 BACKUP ?=
 TESTS ?=
@@ -25,7 +26,7 @@ export PYTHON VENV FORCE V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
 
-.PHONY: help setup up stop down status diagnose logs ssh url ca rebuild backup restore
+.PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback rebuild backup restore
 .PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
@@ -49,6 +50,12 @@ url: | $(VENV)/made-of ## The base URL (make -s url)
 
 ca: | $(VENV)/made-of ## The path of the CA certificate (make -s ca)
 	@$(RUN) scripts/inventory.py --inventory $(INVENTORY) ca
+
+deploy: | $(VENV)/made-of ## Put this checkout's release in the place of the one that runs, without a failed request
+	ansible-playbook -i $(INVENTORY) playbooks/deploy.yml
+
+rollback: | $(VENV)/made-of ## Go back to the release that ran before (RELEASE=… to another)
+	ansible-playbook -i $(INVENTORY) playbooks/rollback.yml -e rollback_release=$(RELEASE)
 
 rebuild: | $(VENV)/made-of ## Make the database anew from the log while the service goes on, and prove it
 	ansible-playbook -i $(INVENTORY) playbooks/rebuild.yml $(REBUILD)
