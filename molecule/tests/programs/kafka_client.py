@@ -140,7 +140,9 @@ def main(broker: str) -> None:
         "command makes a topic": lambda: create_topic(command),
         "consumer reads": lambda: consume(consumer, TOPIC, "timestamp-consumer-trial"),
         "consumer reads as another group": lambda: consume(consumer, TOPIC, "another"),
-        "consumer reads dead letters": lambda: consume(consumer, f"{TOPIC}.dead-letter", "timestamp-consumer-trial"),
+        "consumer reads dead letters": lambda: consume(
+            consumer, f"{TOPIC}.dead-letter", "timestamp-consumer-trial"
+        ),
         "consumer writes commands": lambda: produce(consumer, TOPIC),
         "plain text": lambda: plain_text(broker),
         "unknown authority": lambda: unknown_authority(broker),

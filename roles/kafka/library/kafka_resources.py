@@ -95,7 +95,7 @@ options:
         description: What it may do.
         type: list
         elements: str
-        choices: [read, write, describe]
+        choices: [read, write, describe, alter_configs]
         required: true
   ready_seconds:
     description: Seconds for which to wait until the cluster answers.
@@ -442,7 +442,7 @@ def main() -> None:
                         "type": "list",
                         "elements": "str",
                         "required": True,
-                        "choices": ["read", "write", "describe"],
+                        "choices": ["read", "write", "describe", "alter_configs"],
                     },
                 },
             },
