@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from disturbed import ask, failures, run, until
-from inventory import PROJECT, Host, Service, environment, tool
+from inventory import PROJECT, Host, Service, default_of, environment, tool
+from units import postgresql_unit
 
-KAFKA, POSTGRESQL = "kafka.service", "postgresql@15-main.service"
+KAFKA = "kafka.service"
+POSTGRESQL = postgresql_unit(default_of("postgresql", "postgresql_version"))
 COMMAND, CONSUMER, QUERY = (f"timestamp-{name}.service" for name in ("command", "consumer", "query"))
 NGINX = "nginx.service"
 PYTHON = "/opt/timestamp-service/current/venv/bin/python"
