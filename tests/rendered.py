@@ -25,6 +25,13 @@ KAFKA = [name for name in ADDRESSES if name.startswith("kafka")]
 WEB = [name for name in ADDRESSES if name.startswith("web")]
 FACTS = {"memtotal_mb": 8192, "distribution": "Debian", "distribution_major_version": "12"}
 SECRET = "A" * 40
+# A unit of a release beside the one that serves, as the role timestamp_deployment starts it.
+BESIDE = next(
+    task["vars"]
+    for play in yaml.safe_load((PROJECT / "roles/timestamp_deployment/tasks/main.yml").read_text())
+    for task in play.get("block", ())
+    if "timestamp_unit_suffix" in task.get("vars", {})
+) | {"timestamp_deployment_folder": "/run/next", "timestamp_deployment_release": "1-abc"}
 CERTIFICATE_SERVICES = ("kafka", "postgresql", "nginx")
 
 
@@ -109,9 +116,12 @@ def plays() -> list[dict[str, Any]]:
     for folder in sorted((PROJECT / "roles").glob("*/templates")):
         role = folder.parent.name
         names = sorted(str(path.relative_to(folder)) for path in folder.glob("**/*.j2"))
-        for caller, variables in [(role, {})] if role in groups else callers(role):
+        found = [(role, "", {})] if role in groups else [(one, "", more) for one, more in callers(role)]
+        if role == "timestamp_unit":
+            found += [(one, BESIDE["timestamp_unit_suffix"], {**more, **BESIDE}) for one, _, more in found]
+        for caller, suffix, variables in found:
             rendered = {
-                f"{caller}/{name}": f"{{{{ lookup('ansible.builtin.template', '{folder / name}') }}}}"
+                f"{caller}{suffix}/{name}": f"{{{{ lookup('ansible.builtin.template', '{folder / name}') }}}}"
                 for name in names
             }
             made.append(

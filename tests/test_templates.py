@@ -122,6 +122,23 @@ def test_consumers_of_two_nodes_are_two_members(texts: Texts) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
+def test_a_release_beside_the_other_shares_nothing_with_it(texts: Texts, unit: str) -> None:
+    one, beside = (texts[WEB[0]][f"{unit}{suffix}/unit.service.j2"] for suffix in ("", "-next"))
+    own = r"^(?:Requires|ExecStart|EnvironmentFile|LoadCredential|User|RuntimeDirectory)=(.*)$"
+    assert set(re.findall(own, one, re.M)).isdisjoint(re.findall(own, beside, re.M))
+    assert "/opt/timestamp-service/releases/1-abc/venv/bin/" in beside
+    listens = r"^(?:ListenStream|Symlinks)=(.*)$"
+    sockets = [
+        re.findall(listens, texts[WEB[0]][f"{unit}{suffix}/unit.socket.j2"], re.M) for suffix in ("", "-next")
+    ]
+    assert set(sockets[0]).isdisjoint(sockets[1])
+
+
+def test_a_consumer_beside_the_other_is_a_member_without_a_name(texts: Texts) -> None:
+    assert "KAFKA_GROUP_INSTANCE_ID=\n" in texts[WEB[0]]["timestamp_consumer-next/environment.j2"]
+
+
+@pytest.mark.parametrize("unit", [*UNITS, *(f"{unit}-next" for unit in UNITS)])
 def test_systemd_reads_the_units(texts: Texts, tmp_path: Path, unit: str) -> None:
     name = unit.replace("_", "-")
     for ending in ("service", "socket"):
