@@ -11,11 +11,12 @@ import ledgers
 import pytest
 from disturbed import failures, run, until
 from ledgers import Ledger
-from nodes import Nodes
+from nodes import Nodes, output
 
 PLAY = "playbooks/rebuild.yml"
 BEFORE_SECONDS = 4.0
 WELL_SECONDS = 60.0
+EXPOSURE_CEILING = 2.0
 PROOF = re.compile(r"(\d+) messages = (\d+) rows \+ (\d+) duplicates \+ (\d+) dead letters")
 CHECKSUM = re.compile(r"checksum of the log ([0-9a-f]{16}) = checksum of the table ([0-9a-f]{16})")
 
@@ -79,3 +80,19 @@ def test_all_records_come_back(
     # Recording does not need the database, and reading does not notice the swap.
     assert summary["post"]["errors"] == {}
     assert summary["get"]["errors"] == {}
+
+
+@pytest.mark.short
+def test_its_unit_is_hardened(nodes: Nodes) -> None:
+    line = output(nodes.web, "systemd-analyze security --no-pager timestamp-rebuild.service").splitlines()[-1]
+    assert float(line.split(":")[1].split()[0]) <= EXPOSURE_CEILING, line
+
+
+def test_a_refusal_shows_why_and_changes_nothing(nodes: Nodes) -> None:
+    insert = "INSERT INTO timestamp_records VALUES (gen_random_uuid(), now(), 0, now())"
+    run(nodes.db, f"runuser --user=postgres -- psql timestamps --command='{insert}'")
+    with pytest.raises(AssertionError, match="records that the log does not have"):
+        nodes.play(PLAY)
+    run(nodes.web, "systemctl reset-failed timestamp-rebuild.service")
+    assert failures(nodes.service) == []
+    nodes.play(PLAY, "-e", "timestamp_consumer_rebuild_drop_unknown=true")
