@@ -41,9 +41,9 @@ class Nodes:
         """The first web node."""
         return next(node for node in self.service.nodes if "web" in node.groups)
 
-    def play(self, *arguments: str) -> str:
-        """Run ansible-playbook on the inventory; returns what it said, and fails when it fails."""
-        done = subprocess.run(
+    def try_play(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ansible-playbook on the inventory; it may fail."""
+        return subprocess.run(
             [tool("ansible-playbook"), "-i", self.inventory, *arguments],
             cwd=PROJECT,
             env=environment(),
@@ -51,6 +51,10 @@ class Nodes:
             text=True,
             check=False,
         )
+
+    def play(self, *arguments: str) -> str:
+        """Run ansible-playbook on the inventory; returns what it said, and fails when it fails."""
+        done = self.try_play(*arguments)
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
         return done.stdout
 
