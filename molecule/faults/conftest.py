@@ -16,6 +16,7 @@ INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/faults
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ledger-rate", type=float, default=500, help="records a second while a fault lasts")
+    parser.addoption("--well-seconds", type=float, default=30, help="in which all must be well after a fault")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from ledgers import Ledger
 from nodes import COMMAND, CONSUMER, NGINX, QUERY, Nodes, journal, seconds_until_well
 from report import Seen
 
-WELL_SECONDS = 30.0
 # Load before the fault, and after all is well again.
 BEFORE_SECONDS = 7.0
 AFTER_SECONDS = 3.0
@@ -47,15 +46,16 @@ def test_nothing_is_lost(
     nodes: Nodes, fault: Fault, tmp_path: Path, seen: list[Seen], request: pytest.FixtureRequest
 ) -> None:
     rate = request.config.getoption("--ledger-rate")
+    most = request.config.getoption("--well-seconds")
     file = tmp_path / "ledger"
     with fault.around(nodes):
-        assert until(lambda: not failures(nodes.service), WELL_SECONDS), failures(nodes.service)
+        assert until(lambda: not failures(nodes.service), most), failures(nodes.service)
         begun = time.time()
         ledger = Ledger.start(nodes.service, file, rate, *GETS)
         try:
             time.sleep(BEFORE_SECONDS)
             end = fault.do(nodes) or time.monotonic()
-            seconds = seconds_until_well(nodes.service, end, WELL_SECONDS)
+            seconds = seconds_until_well(nodes.service, end, most)
             time.sleep(AFTER_SECONDS)
             summary = ledger.stop()
         finally:
