@@ -64,8 +64,8 @@ def test_nothing_is_lost(
         assert ledgers.check_table(nodes.service, file) == counts
     seen.append(Seen(fault.name, seconds, summary, counts))
     report.write(seen)
-    # Else there was no load to speak of, and nothing was proved.
-    assert summary["acknowledged"] > rate * BEFORE_SECONDS / 2
+    # Else nothing was proved. How many a machine takes is no promise of ours.
+    assert summary["acknowledged"] > 100
     assert summary["get"]["succeeded"] > 0
     assert set(summary["post"]["errors"]) <= fault.post, summary["post"]
     assert set(summary["get"]["errors"]) <= fault.get, summary["get"]
