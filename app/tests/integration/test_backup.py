@@ -2,7 +2,11 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +36,7 @@ def backup(world: World, folder: Path) -> dict[str, Any]:
     """Save, which must succeed, and return what its last line says."""
     folder.mkdir(exist_ok=True)
     process = world.start_backup("backup", folder)
-    assert process.process.wait(60) == 0, process.process.tail()
+    assert process.process.wait(180) == 0, process.process.tail()
     line: dict[str, Any]
     (line,) = process.events("saved")
     return line
@@ -40,7 +44,7 @@ def backup(world: World, folder: Path) -> dict[str, Any]:
 
 def refusal(process: Service, event: str) -> str:
     """Wait for the end of a process that must fail, and return why it did."""
-    assert process.process.wait(60) == 1, process.process.tail()
+    assert process.process.wait(180) == 1, process.process.tail()
     (line,) = process.events(event)
     message: str = line["message"]
     return message
@@ -49,7 +53,7 @@ def refusal(process: Service, event: str) -> str:
 def restore(world: World, folder: Path) -> dict[str, Any]:
     """Restore, which must succeed, and return what its last line says."""
     process = world.start_backup("restore", folder)
-    assert process.process.wait(60) == 0, process.process.tail()
+    assert process.process.wait(180) == 0, process.process.tail()
     line: dict[str, Any]
     (line,) = process.events("restored")
     return line
@@ -170,6 +174,84 @@ def test_a_topic_that_is_not_empty_is_refused(world: World, tmp_path: Path) -> N
     assert topics(world) == before
 
 
+def test_an_interrupted_restore_goes_on(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "backup"
+    count = 60_000
+    world.produce([command(number) for number in range(count)])
+    backup(world, folder)
+    before = topics(world)
+    lose_the_log(world)
+    process = world.start_backup("restore", folder)
+
+    def in_the_midst() -> bool:
+        process.process.check_running()
+        return bool(process.events("progress"))
+
+    until("it is in the midst of it", in_the_midst, 120)
+    process.process.send(signal.SIGKILL)
+    process.process.wait()
+    left = topics(world)[0]
+    assert 0 < len(left) < count
+    assert set(left) < set(before[0])
+
+    assert restore(world, folder)["messages"] == count - len(left)
+
+    assert topics(world) == before
+    # The times are the broker's again, though the process that was killed could not see to that.
+    world.produce([command(count)])
+    kinds = {one.timestamp()[0] for one in world.read_topic(world.topic) if one.key() == command(count)[0]}
+    assert kinds == {2}
+    # A second one has nothing to do; but it is not done over what the service has written.
+    message = refusal(world.start_backup("restore", folder), "refused")
+    assert "is not empty" in message
+
+
+def test_what_the_service_writes_into_a_half_restored_log_stops_the_restore(
+    world: World, tmp_path: Path
+) -> None:
+    folder = tmp_path / "backup"
+    world.produce([command(number) for number in range(500)])
+    backup(world, folder)
+    lose_the_log(world)
+    # The very same messages, but with times of the broker's own.
+    world.produce([command(number) for number in range(5)])
+    before = topics(world)
+
+    message = refusal(world.start_backup("restore", folder), "refused")
+
+    assert "no restore of this backup has written what is at offset 0" in message
+    assert topics(world) == before
+
+
+def test_a_broken_off_backup_is_not_believed(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "backup"
+    world.produce([command(number) for number in range(60_000)])
+    folder.mkdir()
+    process = world.start_backup("backup", folder)
+    until("it has begun a file", lambda: list(folder.glob("*.part")) or process.events("saved"), 120)
+    process.process.send(signal.SIGKILL)
+    process.process.wait()
+    assert not process.events("saved")
+    assert not (folder / "manifest.json").exists()
+    assert not verify(folder)[0]
+
+    assert backup(world, folder)["messages"] == 60_000
+
+    assert not list(folder.glob("*.part"))
+    whole, (line,) = verify(folder)
+    assert whole
+    assert (line["event"], line["messages"]) == ("verified", 60_000)
+
+
+def verify(folder: Path) -> tuple[bool, list[dict[str, Any]]]:
+    """Have a backup checked without Kafka; returns whether it is whole, and the lines of the log."""
+    entry = "from timestamp_service.backup import main; main.backup()"
+    command = [sys.executable, "-c", entry, "--verify", str(folder)]
+    done = subprocess.run(command, env={"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode == 0, [json.loads(line) for line in done.stderr.splitlines()]
+
+
 def damage_file(folder: Path) -> None:
     path = sorted(folder.glob("*.gz"))[0]
     content = bytearray(path.read_bytes())
@@ -211,9 +293,13 @@ def test_a_damaged_backup_is_refused(
     folder = tmp_path / "backup"
     world.produce([command(number) for number in range(100)])
     backup(world, folder)
+    assert verify(folder)[0]
     lose_the_log(world)
     damage(folder)
 
+    whole, problems = verify(folder)
+    assert not whole
+    assert reason in problems[0]["message"]
     assert reason in refusal(world.start_backup("restore", folder), "refused")
 
     assert topics(world) == [[], []]

@@ -25,6 +25,8 @@ class Writer:
         self._partition = partition
         self._first = self.next = first
         self._name = manifest.file_name(topic, partition, first)
+        # Of its lines, before compression.
+        self.bytes = 0
         self._content = sha256()
         self._last = b""
         self._raw: IO[bytes] = (folder / f"{self._name}.part").open("wb+")
@@ -41,6 +43,7 @@ class Writer:
         line = lines.encode(record)
         self._content.update(line)
         self._last = line
+        self.bytes += len(line)
         self._packed.write(line)
         self.next = record.offset + 1
 

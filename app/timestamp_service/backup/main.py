@@ -1,5 +1,6 @@
 """The processes of backup and restore: `timestamp-backup` and `timestamp-restore`."""
 
+import argparse
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 
 from timestamp_service import logs, notify, settings
-from timestamp_service.backup import restoring, saving
+from timestamp_service.backup import files, manifest, restoring, saving
 from timestamp_service.backup.manifest import BackupError
 from timestamp_service.backup.restoring import RestoreError
 from timestamp_service.logs import Log
@@ -24,7 +25,17 @@ _TOLD_SECONDS = 2.0
 
 
 def backup() -> None:
-    """Save what the log has and the backup has not. Exit 0 when it is saved, and when SIGTERM cancels it."""
+    """Save what the log has and the backup has not. Exit 0 when it is saved, and when SIGTERM cancels it.
+
+    With `--verify FOLDER`: read the backup in that folder, and exit 0 when it is whole; needs no Kafka.
+    """
+    parser = argparse.ArgumentParser(prog="timestamp-backup")
+    parser.add_argument(
+        "--verify", type=Path, metavar="FOLDER", help="save nothing; see if a backup is whole"
+    )
+    folder = parser.parse_args().verify
+    if folder is not None:
+        sys.exit(verify(folder))
     config, log, stopped, told = _begin("timestamp-backup")
 
     def work(topics: list[Topic]) -> None:
@@ -41,20 +52,55 @@ def backup() -> None:
 
 
 def restore() -> None:
-    """Put a backup into empty topics. Exit 0 when it is restored and compared; `refused` changes nothing."""
+    """Put a backup into empty topics, or go on where that was interrupted.
+
+    Exit 0 when all is restored and compared. When it is `refused`, nothing was changed.
+    """
     config, log, stopped, told = _begin("timestamp-restore")
 
     def work(topics: list[Topic]) -> None:
         started = time.monotonic()
         try:
-            known = restoring.check(Path(config.folder), topics)
+            plan = restoring.check(Path(config.folder), topics)
         except (BackupError, TopicError) as error:
             log.error("refused", message=str(error))
             sys.exit(1)
-        count = restoring.restore(Path(config.folder), known, config.kafka, topics, stopped, told)
+        count = restoring.restore(Path(config.folder), plan, config.kafka, topics, stopped, told)
         log.info("restored", messages=count, seconds=round(time.monotonic() - started, 3))
 
     sys.exit(_run(config, "timestamp-restore", log, stopped, work, "restore_failed"))
+
+
+def verify(folder: Path) -> int:
+    """Read a backup wholly, and say what is wrong with it; returns 0 when nothing is."""
+    log = Log("timestamp-backup", logs.LEVELS["info"])
+    try:
+        known = manifest.read(folder)
+    except BackupError as error:
+        log.error("damaged", message=str(error))
+        return 1
+    if known is None:
+        log.error("damaged", message=f"there is no backup in {folder}: {manifest.NAME} is missing")
+        return 1
+    damages = manifest.damages(folder, known.files)
+    if not damages:
+        for file in known.files:
+            try:
+                for _ in files.read(folder, file):
+                    pass
+            except BackupError as error:
+                damages.append(str(error))
+    for damage in damages:
+        log.error("damaged", message=damage)
+    if not damages:
+        log.info(
+            "verified",
+            messages=sum(file.next - file.first for file in known.files),
+            files=len(known.files),
+            bytes=sum(file.bytes for file in known.files),
+            next_offsets={topic: list(known.next_offsets(topic).values()) for topic in known.topics},
+        )
+    return int(bool(damages))
 
 
 def _begin(

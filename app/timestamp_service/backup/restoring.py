@@ -1,7 +1,8 @@
 """Restoring: the messages of a backup into empty topics, each at its offset and with its time, then compared.
 
 While it goes on, the topics take the times of their messages (CreateTime) and larger batches; they get their
-own settings back at the end, whatever that is.
+own settings back at the end, whatever that is. One that broke off is gone on with: the broker marks each
+message that brought its time, so that what a restore has written is told from what the service has.
 """
 
 import time
@@ -33,6 +34,7 @@ _BATCH_BYTES = 512 * 1024
 # Until every broker goes by the new settings.
 _SETTLE_SECONDS = 2.0
 _CHUNK = 10_000
+_NEW = "Restore to a new Kafka: stop it, erase its data, and begin again."
 
 
 class RestoreError(Exception):
@@ -64,8 +66,29 @@ class Delivered:
         self.next = expected + 1
 
 
-def check(folder: Path, topics: list[Topic]) -> Manifest:
-    """Return the manifest of a backup that is whole and can be restored to `topics`. Raises BackupError."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to restore."""
+
+    manifest: Manifest
+    # Of each topic and partition: the offset from which on messages are missing.
+    begins: dict[str, dict[int, int]]
+
+    @property
+    def missing(self) -> int:
+        """Return how many messages are to be sent."""
+        return sum(
+            end - self.begins[topic][partition]
+            for topic in self.manifest.topics
+            for partition, end in self.manifest.next_offsets(topic).items()
+        )
+
+
+def check(folder: Path, topics: list[Topic]) -> Plan:
+    """Return how a backup that is whole can be restored to `topics`. Raises BackupError and TopicError.
+
+    They must be empty, or hold what an interrupted restore of the same backup has written, and nothing else.
+    """
     known = manifest.read(folder)
     if known is None:
         raise BackupError(f"there is no backup in {folder}: {manifest.NAME} is missing")
@@ -78,6 +101,7 @@ def check(folder: Path, topics: list[Topic]) -> Manifest:
         raise BackupError(
             f"the backup is damaged: {'; '.join(damages[:10])}{more}. Take them from another copy of it."
         )
+    begins = {}
     for topic in topics:
         spans = topic.spans()
         if len(spans) != known.topics[topic.name]:
@@ -85,29 +109,35 @@ def check(folder: Path, topics: list[Topic]) -> Manifest:
                 f"{topic.name} has {len(spans)} partitions, its backup {known.topics[topic.name]}:"
                 " make the topic with as many, in a Kafka that is new."
             )
-        for partition, (_, end) in spans.items():
-            if end > 0:
+        saved = known.next_offsets(topic.name)
+        for partition, (low, end) in spans.items():
+            if low > 0 or end > saved[partition]:
                 raise BackupError(
-                    f"{topic.name}[{partition}] is not empty (it ends at offset {end}): records would get"
-                    " other offsets. Restore to a new Kafka: stop it, erase its data, and begin again."
+                    f"{topic.name}[{partition}] is not empty (it has offsets {low} to {end}): records would"
+                    f" get other offsets. {_NEW}"
                 )
-    return known
+        begins[topic.name] = {partition: end for partition, (_, end) in spans.items()}
+        for message in _different(folder, known, topic, begins[topic.name], restored=True):
+            raise BackupError(
+                f"{topic.name}[{message.partition()}] is not empty, and no restore of this backup has written"
+                f" what is at offset {message.offset()}. {_NEW}"
+            )
+    return Plan(known, begins)
 
 
 def restore(
     folder: Path,
-    known: Manifest,
+    plan: Plan,
     kafka: Kafka,
     topics: list[Topic],
     stopped: Callable[[], bool],
     told: Callable[[str], None],
 ) -> int:
-    """Restore a backup that was checked, and compare all; return the number of messages.
+    """Restore a backup that was checked, and compare all; return the number of messages that were sent.
 
     Raises RestoreError, BackupError, TopicError, StoppedError and KafkaException.
     """
-    count = 0
-    total = sum(file.next - file.first for file in known.files)
+    count, total, known = 0, plan.missing, plan.manifest
     with _taking_times(kafka, [topic.name for topic in topics]):
         producer = Producer(
             {
@@ -122,21 +152,25 @@ def restore(
                 "queue.buffering.max.messages": 50_000,
             }
         )
-        for topic in topics:
-            for partition in range(known.topics[topic.name]):
-                delivered = Delivered(0)
-                for file in known.of(topic.name, partition):
-                    for record in files.read(folder, file):
-                        _produce(producer, file, record, delivered)
+        try:
+            for topic in topics:
+                for partition, begin in plan.begins[topic.name].items():
+                    delivered = Delivered(begin)
+                    for record in _all(folder, known.of(topic.name, partition), begin):
+                        _produce(producer, topic.name, partition, record, delivered)
                         count += 1
                         if count % _CHUNK == 0:
                             told(f"{count:,} of {total:,} messages sent")
                             if stopped():
                                 raise StoppedError
-                if producer.flush(_DELIVERY_SECONDS + 5):
-                    delivered.error = delivered.error or "no acknowledgement in time"
-                if delivered.error is not None:
-                    raise RestoreError(f"{topic.name}[{partition}]: {delivered.error}")
+                    if producer.flush(_DELIVERY_SECONDS + 5):
+                        delivered.error = delivered.error or "no acknowledgement in time"
+                    if delivered.error is not None:
+                        raise RestoreError(f"{topic.name}[{partition}]: {delivered.error}")
+        finally:
+            # What is on its way must have arrived before the topics give times of their own again.
+            producer.purge(in_flight=False)
+            producer.flush(_DELIVERY_SECONDS + 5)
     told("comparing the log with the backup")
     for topic in topics:
         compare(folder, known, topic)
@@ -152,33 +186,46 @@ def compare(folder: Path, known: Manifest, topic: Topic) -> None:
     expected = known.next_offsets(topic.name)
     if ends != expected:
         raise RestoreError(f"{topic.name} ends at {ends}, its backup at {expected}")
+    for message in _different(folder, known, topic, ends):
+        raise RestoreError(
+            f"{topic.name}[{message.partition()}] has another message at offset {message.offset()} than its"
+            " backup"
+        )
+
+
+def _different(
+    folder: Path, known: Manifest, topic: Topic, ends: dict[int, int], *, restored: bool = False
+) -> Iterator[Message]:
+    """Give the messages before `ends` that are not as they were saved, or not `restored` by a restore."""
     for partition, end in ends.items():
-        saved = _all(folder, known.of(topic.name, partition))
+        saved = _all(folder, known.of(topic.name, partition), 0)
         for messages in topic.read({partition: 0}, {partition: end}):
             for message in messages:
-                if lines.from_message(message) != next(saved, None):
-                    raise RestoreError(
-                        f"{topic.name}[{partition}] has another message at offset {message.offset()} than its"
-                        " backup"
-                    )
+                if lines.from_message(message) != next(saved, None) or (
+                    restored and message.timestamp()[0] != TIMESTAMP_CREATE_TIME
+                ):
+                    yield message
 
 
-def _all(folder: Path, found: list[File]) -> Iterator[Record]:
+def _all(folder: Path, found: list[File], begin: int) -> Iterator[Record]:
     for file in found:
-        yield from files.read(folder, file)
+        if file.next > begin:
+            for record in files.read(folder, file):
+                if record.offset >= begin:
+                    yield record
 
 
-def _produce(producer: Producer, file: File, record: Record, delivered: Delivered) -> None:
+def _produce(producer: Producer, topic: str, partition: int, record: Record, delivered: Delivered) -> None:
     if delivered.error is not None:
-        raise RestoreError(f"{file.topic}[{file.partition}]: {delivered.error}")
+        raise RestoreError(f"{topic}[{partition}]: {delivered.error}")
     delivered.times[record.offset] = record.time
     while True:
         try:
             producer.produce(
-                file.topic,
+                topic,
                 record.value,
                 record.key,
-                file.partition,
+                partition,
                 on_delivery=delivered.take,
                 timestamp=record.time,
                 headers=list(record.headers),
@@ -203,6 +250,9 @@ def _taking_times(kafka: Kafka, topics: list[str]) -> Iterator[None]:
         resource.name: {name: described[resource].result()[name].value for name in wanted}
         for resource in resources
     }
+    for config in before.values():
+        # Whatever a restore that was killed has left.
+        config["message.timestamp.type"] = "LogAppendTime"
     try:
         _alter(admin, dict.fromkeys(topics, wanted))
         time.sleep(_SETTLE_SECONDS)

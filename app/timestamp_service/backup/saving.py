@@ -9,8 +9,9 @@ from timestamp_service.backup.files import Writer
 from timestamp_service.backup.manifest import BackupError, File, Manifest
 from timestamp_service.topic import Topic
 
-# A file is held in memory when it travels.
+# A file is held in memory when it travels; bytes are those of its lines.
 _FILE_RECORDS = 200_000
+_FILE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _save_topic(folder: Path, topic: Topic, known: Manifest, told: Callable[[str
                 if writer is None:
                     writer = writers[partition] = Writer(folder, topic.name, partition, record.offset)
                 writer.add(record)
-                if writer.count >= _FILE_RECORDS:
+                if writer.count >= _FILE_RECORDS or writer.bytes >= _FILE_BYTES:
                     files.append(writers.pop(partition).finish())
             done += len(messages)
             told(f"{topic.name}: {done:,} of {total:,} messages")
