@@ -76,7 +76,7 @@ down: ## Erase the nodes with their data and secrets; asks first (FORCE=1 does n
 
 ##@ Develop
 setup: ## Install what is missing: Debian packages and .venv (activate it by: . .venv/bin/activate)
-	@scripts/setup.sh up test
+	@scripts/setup.sh up test vagrant
 
 test: lint unit molecule integration ## All checks
 
