@@ -1,0 +1,128 @@
+"""The golden record is saved under load, lost wholly, and comes back as it was; the ledger judges."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ledgers
+import pytest
+from disturbed import ask, failures, run, until
+from inventory import PROJECT
+from ledgers import Ledger
+from nodes import KAFKA, POSTGRESQL, PYTHON, Nodes, output
+
+LOAD_SECONDS = 4.0
+WELL_SECONDS = 90.0
+EXPOSURE_CEILING = 2.0
+SAVED = re.compile(r"(\d+) messages saved in (\d+) new files; (\d+) in all")
+PROOF = re.compile(r"(\d+) messages = (\d+) rows")
+RESTORED = re.compile(r"(\d+) messages restored and compared")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of the backup on the controller."""
+    return tmp_path_factory.mktemp("backup") / "folder"
+
+
+@pytest.fixture(scope="module")
+def ledger_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ledger") / "ledger"
+
+
+@pytest.fixture
+def load(nodes: Nodes, ledger_file: Path, request: pytest.FixtureRequest) -> Iterator[Ledger]:
+    """Record while the test goes on."""
+    ledger = Ledger.start(nodes.service, ledger_file, request.config.getoption("--ledger-rate"))
+    try:
+        assert until(lambda: ledger.acknowledged() > 0, 30)
+        time.sleep(LOAD_SECONDS)
+        yield ledger
+    finally:
+        ledger.kill()
+
+
+def save(nodes: Nodes, folder: Path) -> tuple[int, int]:
+    """Save; returns how many messages were new, and how many the backup has."""
+    said = SAVED.search(nodes.play("playbooks/backup.yml", "-e", f"timestamp_backup_folder={folder}"))
+    assert said
+    return int(said[1]), int(said[3])
+
+
+@pytest.mark.short
+def test_it_is_saved_while_records_come_in(nodes: Nodes, folder: Path, load: Ledger) -> None:
+    new, total = save(nodes, folder)
+    assert new == total >= LOAD_SECONDS
+    summary = load.stop()
+    assert summary["post"]["errors"] == {}
+    # All that is acknowledged by now.
+    more, total = save(nodes, folder)
+    assert more > 0
+    assert total == new + more
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    assert {path.name for path in folder.glob("*.gz")} == {file["name"] for file in listed}
+    assert sum(file["next"] - file["first"] for file in listed) == total
+    # Nothing stays on the node.
+    assert ask(nodes.web, "ls /var/lib/private/timestamp-backup").returncode != 0
+
+
+@pytest.mark.short
+def test_who_saves_may_only_read(nodes: Nodes) -> None:
+    program = (PROJECT / "molecule/tests/programs/kafka_client.py").read_text()
+    program = program.split("if __name__", maxsplit=1)[0]
+    program += f"print(produce(settings('{nodes.db.address}:9092', 'timestamp-backup'), TOPIC))"
+    source = base64.b64encode(program.encode()).decode()
+    assert output(nodes.web, f"echo {source} | base64 -d | {PYTHON} -") == "TOPIC_AUTHORIZATION_FAILED"
+    # Nobody but the restore needs its password on a node.
+    assert ask(nodes.web, "ls /etc/timestamp-service/timestamp-restore.kafka_password_file").returncode != 0
+
+
+@pytest.mark.short
+def test_its_unit_is_hardened(nodes: Nodes) -> None:
+    line = output(nodes.web, "systemd-analyze security --no-pager timestamp-backup.service").splitlines()[-1]
+    assert float(line.split(":")[1].split()[0]) <= EXPOSURE_CEILING, line
+
+
+def test_a_log_that_is_there_is_never_restored_over(nodes: Nodes, folder: Path) -> None:
+    _, before = save(nodes, folder)
+    with pytest.raises(AssertionError, match="is not empty"):
+        nodes.play("playbooks/restore.yml", "-e", f"timestamp_backup_folder={folder}")
+    run(nodes.web, "systemctl reset-failed timestamp-restore.service")
+    # The service goes on, and the log is as it was.
+    assert until(lambda: not failures(nodes.service), WELL_SECONDS), failures(nodes.service)
+    _, after = save(nodes, folder)
+    assert after > before
+
+
+def test_all_comes_back_after_the_node_has_lost_everything(
+    nodes: Nodes, folder: Path, ledger_file: Path
+) -> None:
+    counts = ledgers.check_table(nodes.service, ledger_file)
+    _, total = save(nodes, folder)
+    run(nodes.db, f"systemctl kill --signal=KILL {KAFKA} {POSTGRESQL}; systemctl stop {KAFKA} {POSTGRESQL}")
+    run(nodes.db, "find /var/lib/kafka /var/lib/postgresql -mindepth 1 -delete")
+
+    said = nodes.play("playbooks/restore.yml", "-e", f"timestamp_backup_folder={folder}")
+
+    restored, proof = RESTORED.search(said), PROOF.search(said)
+    assert restored
+    assert int(restored[1]) == total
+    assert proof
+    assert int(proof[1]) >= total - counts_of_letters(folder)
+    assert until(lambda: not failures(nodes.service), WELL_SECONDS), failures(nodes.service)
+    assert ledgers.check_table(nodes.service, ledger_file) == counts
+    assert ledgers.check(nodes.service, ledger_file) == counts
+    # It is the same log: the backup goes on with what has come since.
+    new, after = save(nodes, folder)
+    assert after == total + new
+
+
+def counts_of_letters(folder: Path) -> int:
+    """Return how many of the saved messages are dead letters."""
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    return sum(file["next"] - file["first"] for file in listed if file["topic"].endswith("dead-letter"))
