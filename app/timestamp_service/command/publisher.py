@@ -21,8 +21,10 @@ from timestamp_service.metrics import Tally
 
 # Beyond this since the last acknowledgement, a turn of the loop is too costly a way to wait.
 _SPIN_SECONDS = 0.002
-# From this many in flight on, messages are held for a moment, to be sent together; fewer are sent at once.
-_HOLD_FROM = 100
+# With more in flight, some are acknowledged by each tick of the timer: no need to look at each turn.
+_SPIN_MOST = 16
+# Messages are held while more are on their way, to be sent together, but no longer than this.
+_HOLD_SECONDS = 0.005
 _POLL_SECONDS = 0.001
 _IDLE_POLL_SECONDS = 1.0
 # Messages of one moment go to one partition: few large batches cost the broker less than many small ones.
@@ -94,6 +96,7 @@ class Publisher:
         self._partitions: list[int] = []
         self._waiting: deque[tuple[float, asyncio.Future[None] | Receipt]] = deque()
         self._held: list[_Held] = []
+        self._held_since = 0.0
         self._in_flight = 0
         # Since `measure` was called.
         self._produced = 0
@@ -179,11 +182,11 @@ class Publisher:
                 self._log.warning("not_acknowledged", command_id=key, error=error.str())
                 acknowledged.set_exception(NotPublishedError())
 
-        if by_key or self._in_flight < _HOLD_FROM:
+        if by_key or not self._in_flight:
             self._produce(key, value, headers, self._partition(by_key), report, now)
         else:
             if not self._held:
-                self._loop.call_later(_POLL_SECONDS, self._release)
+                self._held_since = now
             self._held.append((key, value, headers, report, acknowledged))
             self._in_flight += 1
         self._expect(acknowledged)
@@ -269,15 +272,16 @@ class Publisher:
         held, self._held = self._held, []
         if not held:
             return
-        self._in_flight -= len(held)
         partition, now = self._partition(by_key=False), self._loop.time()
         for key, value, headers, report, acknowledged in held:
-            if acknowledged.done():
-                continue
             try:
-                self._produce(key, value, headers, partition, report, now)
+                if not acknowledged.done():
+                    self._produce(key, value, headers, partition, report, now)
             except (NotPublishedError, OverloadedError):
                 acknowledged.set_exception(NotPublishedError())
+            finally:
+                # It was counted when it came. Only now: at none in flight, polling would begin once more.
+                self._in_flight -= 1
 
     def _expect(self, acknowledged: "asyncio.Future[None] | Receipt") -> None:
         """Fail `acknowledged` when it is late."""
@@ -335,7 +339,10 @@ class Publisher:
         now = self._loop.time()
         if served:
             self._last_report = now
-        if self._in_flight < _HOLD_FROM and now - self._last_report < _SPIN_SECONDS:
+        held = len(self._held)
+        if held and (held >= self._in_flight - held or now - self._held_since > _HOLD_SECONDS):
+            self._release()
+        if self._in_flight < _SPIN_MOST and now - self._last_report < _SPIN_SECONDS:
             self._poll_handle = self._loop.call_soon(self._poll)
         else:
             self._poll_handle = self._loop.call_later(_POLL_SECONDS, self._poll)
