@@ -16,7 +16,7 @@ from ledgers import Ledger
 from nodes import COMMAND, CONSUMER, NGINX, QUERY, Nodes, journal, seconds_until_well
 from report import Seen
 
-# What was done before this fault may still go on, such as a start on a volume of its own: that is no part of it.
+# What was done before, such as a start on a volume of its own, may still go on: that is no part of the fault.
 BEGIN_SECONDS = 120.0
 # Load before the fault, and after all is well again.
 BEFORE_SECONDS = 7.0
