@@ -138,7 +138,7 @@ docs: setup ## Make the README of every role and docs/variables.md from the argu
 	$(RUN) scripts/role_docs.py
 
 requirements: setup ## Pin the newest versions that requirements/*.in allow
-	cd requirements && for name in nodes installer controller; do \
+	cd requirements && for name in nodes installer controller bench; do \
 	    pip-compile --quiet --upgrade --allow-unsafe --generate-hashes --no-emit-find-links --no-emit-index-url \
 	        --no-emit-trusted-host --strip-extras --output-file=$$name.txt $$name.in; done
 
