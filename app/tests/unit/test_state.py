@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from timestamp_service import metrics
 from timestamp_service.consumer.state import State, lag
 
 
@@ -66,3 +67,12 @@ def test_no_brokers_are_no_progress() -> None:
     state.see(statistics(up=False), "t")
     assert not state.brokers_up
     assert state.progress_at == 0.0
+
+
+@pytest.mark.parametrize(("progress_seconds_ago", "lag"), [(0, 0), (30, 30), (300, 120)])
+def test_under_load_the_lag_is_no_older_than_the_last_batch(progress_seconds_ago: float, lag: float) -> None:
+    now = time.monotonic()
+    # There was always something to write for two minutes.
+    state = State(lag_messages=50, lag_since=now - 120, progress_at=now - progress_seconds_ago)
+    state.measure()
+    assert metrics.LAG_SECONDS._value.get() == pytest.approx(lag, abs=5)

@@ -50,7 +50,8 @@ class State:
         """Bring the gauges up to date."""
         now = time.monotonic()
         taken = 0.0 if self.oldest_ms is None else time.time() - self.oldest_ms / 1000
-        waiting = 0.0 if self.lag_since is None else now - self.lag_since
+        # Under load there is always something that is not yet written: each batch makes it younger.
+        waiting = 0.0 if self.lag_since is None else now - max(self.lag_since, self.progress_at)
         metrics.LAG_MESSAGES.set(self.lag_messages)
         # What was not even fetched has no time that we know of: it is as old as the lag at least.
         metrics.LAG_SECONDS.set(max(taken, waiting, 0.0))
