@@ -144,7 +144,7 @@ def test_a_migration_works_while_the_release_before_runs(
             nodes.play(DEPLOY, source)
             release = current(nodes)
             check_runs(nodes, release)
-            there = "SELECT count(*) FROM pg_attribute WHERE attrelid = $$timestamp_records$$::regclass"
+            there = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'timestamp_records'::regclass"
             assert output(nodes.db, f"{psql} \"{there} AND attname = 'note'\"") == "1"
             check_unchanged(nodes.play(DEPLOY, source))
             check_unchanged(nodes.play("site.yml", source))
