@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 TOPIC = "timestamp.command.v1"
@@ -51,7 +51,7 @@ def consume(given: dict[str, Any], topic: str, group: str = "") -> str:
     consumer = Consumer(
         {
             **given,
-            "group.id": group or "none",
+            "group.id": group or given["sasl.username"],
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "error_cb": lambda error: errors.append(error.name()),
@@ -99,6 +99,31 @@ def create_topic(given: dict[str, Any]) -> str:
     return ""
 
 
+def delete_topic(given: dict[str, Any], topic: str) -> str:
+    """Remove a topic; returns the error's name."""
+    client = AdminClient(given)
+    return outcome(client.delete_topics([topic], request_timeout=SECONDS))
+
+
+def alter_config(given: dict[str, Any], topic: str, name: str, value: str) -> str:
+    """Give a topic a setting; returns the error's name."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource.add_incremental_config(entry)
+    client = AdminClient(given)
+    return outcome(client.incremental_alter_configs([resource], request_timeout=SECONDS))
+
+
+def outcome(futures: dict[Any, Any]) -> str:
+    """Return the name of the error of a request about one thing, or "" where it was done."""
+    for future in futures.values():
+        try:
+            future.result(SECONDS)
+        except KafkaException as error:
+            return str(error.args[0].name())
+    return ""
+
+
 def plain_text(broker: str) -> str:
     """Speak Kafka's protocol without TLS (an ApiVersions request); returns what came back in words."""
     host, _, port = broker.rpartition(":")
@@ -127,10 +152,10 @@ def unknown_authority(broker: str) -> str:
         return type(error).__name__
 
 
-def main(broker: str) -> None:
-    """Try all and print what each was answered with."""
+def services(broker: str) -> dict[str, Callable[[], str]]:
+    """Return what the clients of the service try."""
     command, consumer = settings(broker, "timestamp-command"), settings(broker, "timestamp-consumer")
-    tries: dict[str, Callable[[], str]] = {
+    return {
         "wrong password": lambda: log_in(settings(broker, "timestamp-command", "wrong" * 8)),
         "unknown user": lambda: log_in(settings(broker, "nobody", "wrong" * 8)),
         "command logs in": lambda: log_in(command),
@@ -147,8 +172,34 @@ def main(broker: str) -> None:
         "plain text": lambda: plain_text(broker),
         "unknown authority": lambda: unknown_authority(broker),
     }
+
+
+def keepers(broker: str) -> dict[str, Callable[[], str]]:
+    """Return what backup and restore try; their passwords are on the node while they run alone."""
+    backup, restore = settings(broker, "timestamp-backup"), settings(broker, "timestamp-restore")
+    letters = f"{TOPIC}.dead-letter"
+    return {
+        "backup reads": lambda: consume(backup, TOPIC),
+        "backup reads dead letters": lambda: consume(backup, letters),
+        "backup writes": lambda: produce(backup, TOPIC),
+        "backup writes dead letters": lambda: produce(backup, letters),
+        "backup alters": lambda: alter_config(backup, TOPIC, "retention.ms", "-1"),
+        "backup deletes the topic": lambda: delete_topic(backup, TOPIC),
+        "backup joins the group": lambda: consume(backup, TOPIC, "timestamp-consumer"),
+        "restore reads": lambda: consume(restore, TOPIC),
+        "restore alters": lambda: alter_config(restore, TOPIC, "retention.ms", "-1"),
+        "restore alters dead letters": lambda: alter_config(restore, letters, "retention.ms", "-1"),
+        "restore deletes the topic": lambda: delete_topic(restore, TOPIC),
+        "restore makes a topic": lambda: create_topic(restore),
+        "restore joins the group": lambda: consume(restore, TOPIC, "timestamp-consumer"),
+    }
+
+
+def main(broker: str, who: str = "services") -> None:
+    """Try all and print what each was answered with."""
+    tries = {"services": services, "keepers": keepers}[who](broker)
     json.dump({name: attempt() for name, attempt in tries.items()}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
