@@ -10,6 +10,7 @@ import traceback
 import psycopg2
 
 from timestamp_service import logs, notify, settings
+from timestamp_service.database.reasons import reason
 from timestamp_service.logs import Log
 from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding, open_topics
@@ -59,7 +60,7 @@ def _run(config: settings.Rebuild, log: Log, progress: Progress, stop: threading
     except (RebuildError, TopicError) as error:
         log.error("rebuild_failed", message=str(error))
     except psycopg2.Error as error:
-        log.error("rebuild_failed", message=f"PostgreSQL: {str(error).strip()} Start the rebuild again.")
+        log.error("rebuild_failed", message=f"PostgreSQL: {reason(error)}. Start the rebuild again.")
     except Exception as error:
         log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
     finally:
