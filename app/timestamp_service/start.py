@@ -1,17 +1,28 @@
 """How every process starts: its settings are right, or it ends with one line that says what is not."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from timestamp_service import logs, settings
+from timestamp_service import logs, notify, settings
 from timestamp_service.logs import Log
+from timestamp_service.notify import Notifier
 
 # EX_CONFIG of sysexits.h. The units do not restart a process that ends with it.
 EXIT_BAD_SETTING = 78
 
 Settings = TypeVar("Settings")
+
+
+class _Logging(Protocol):
+    @property
+    def log_level(self) -> int: ...
+
+
+LoggingSettings = TypeVar("LoggingSettings", bound=_Logging)
 
 
 def read_settings(service: str, read: Callable[[settings.Environment], Settings]) -> Settings:
@@ -21,3 +32,21 @@ def read_settings(service: str, read: Callable[[settings.Environment], Settings]
     except settings.SettingError as error:
         Log(service, logs.LEVELS["info"]).error("bad_setting", setting=error.name, message=str(error))
         sys.exit(EXIT_BAD_SETTING)
+
+
+def begin_run_once(
+    service: str, read: Callable[[settings.Environment], LoggingSettings]
+) -> tuple[LoggingSettings, Log, threading.Event, Notifier]:
+    """Begin a process that does one thing and ends: its settings, log, and systemd's notifier, which is told.
+
+    The event is set by SIGTERM and SIGINT, which cancel it.
+    """
+    config = read_settings(service, read)
+    log = Log(service, config.log_level)
+    logs.take_over_libraries(log)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    notifier = notify.from_environment(os.environ)
+    notifier.ready()
+    return config, log, stop, notifier

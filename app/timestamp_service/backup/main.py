@@ -1,10 +1,7 @@
 """The processes of backup and restore: `timestamp-backup` and `timestamp-restore`."""
 
 import argparse
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -13,12 +10,12 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 
-from timestamp_service import logs, notify, settings
+from timestamp_service import logs, settings
 from timestamp_service.backup import files, manifest, restoring, saving
 from timestamp_service.backup.manifest import BackupError
 from timestamp_service.backup.restoring import RestoreError
 from timestamp_service.logs import Log
-from timestamp_service.start import read_settings
+from timestamp_service.start import begin_run_once
 from timestamp_service.topic import StoppedError, Topic, TopicError
 
 _TOLD_SECONDS = 2.0
@@ -106,14 +103,7 @@ def verify(folder: Path) -> int:
 def _begin(
     service: str,
 ) -> tuple[settings.Backup, Log, Callable[[], bool], Callable[[str], None]]:
-    config = read_settings(service, settings.read_backup)
-    log = Log(service, config.log_level)
-    logs.take_over_libraries(log)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    notifier = notify.from_environment(os.environ)
-    notifier.ready()
+    config, log, stop, notifier = begin_run_once(service, settings.read_backup)
     log.info("started", topic=config.topic, folder=config.folder)
     told_at = float("-inf")
 

@@ -1,7 +1,5 @@
 """The process of a rebuild: `timestamp-rebuild`."""
 
-import os
-import signal
 import sys
 import threading
 import time
@@ -9,13 +7,13 @@ import traceback
 
 import psycopg2
 
-from timestamp_service import logs, notify, settings
+from timestamp_service import settings
 from timestamp_service.database.reasons import reason
 from timestamp_service.logs import Log
 from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding, open_topics
 from timestamp_service.rebuild.table import NEW, BusyError, Table
-from timestamp_service.start import read_settings
+from timestamp_service.start import begin_run_once
 from timestamp_service.topic import StoppedError, TopicError
 
 SERVICE = "timestamp-rebuild"
@@ -23,14 +21,7 @@ SERVICE = "timestamp-rebuild"
 
 def main() -> None:
     """Rebuild the table from the log. Exit 0 when it is in place, and when SIGTERM has cancelled it."""
-    config = read_settings(SERVICE, settings.read_rebuild)
-    log = Log(SERVICE, config.log_level)
-    logs.take_over_libraries(log)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    notifier = notify.from_environment(os.environ)
-    notifier.ready()
+    config, log, stop, notifier = begin_run_once(SERVICE, settings.read_rebuild)
     sys.exit(_run(config, log, Progress(log, notifier), stop))
 
 
