@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disturbed import ask, run, until
+from disturbed import ask, reboot, run, until
 from nodes import (
     COMMAND,
     CONSUMER,
@@ -31,7 +31,6 @@ from nodes import (
     output,
     power_cut,
     processor_seconds,
-    reboot,
     small_volume,
     stopped,
     workers,

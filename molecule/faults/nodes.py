@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import disturbed
 from disturbed import ask, failures, run, until
-from inventory import PROJECT, Host, Service, default_of, environment, tool
+from inventory import Host, Service, default_of
 from units import postgresql_unit
 
 KAFKA = "kafka.service"
@@ -20,7 +21,6 @@ POSTGRESQL = postgresql_unit(default_of("postgresql", "postgresql_version"))
 COMMAND, CONSUMER, QUERY = (f"timestamp-{name}.service" for name in ("command", "consumer", "query"))
 NGINX = "nginx.service"
 PYTHON = "/opt/timestamp-service/current/venv/bin/python"
-BOOT_SECONDS = 90.0
 SPARE_BYTES = 48 << 20
 
 
@@ -43,14 +43,7 @@ class Nodes:
 
     def try_play(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ansible-playbook on the inventory; it may fail."""
-        return subprocess.run(
-            [tool("ansible-playbook"), "-i", self.inventory, *arguments],
-            cwd=PROJECT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return disturbed.try_play(self.inventory, *arguments)
 
     def play(self, *arguments: str) -> str:
         """Run ansible-playbook on the inventory; returns what it said, and fails when it fails."""
@@ -170,20 +163,6 @@ def full(node: Host, folder: str) -> Iterator[None]:
         yield
     finally:
         run(node, f"rm {folder}/full")
-
-
-def boot(node: Host) -> str:
-    """Return which boot of a node answers; empty while none does."""
-    said = ask(node, "systemctl show --property=UserspaceTimestampMonotonic")
-    return said.stdout if said.returncode == 0 else ""
-
-
-def reboot(node: Host) -> None:
-    """Boot a node anew, and return when it answers from its new boot."""
-    before = boot(node)
-    assert before
-    run(node, "systemctl --no-block reboot")
-    assert until(lambda: boot(node) not in ("", before), BOOT_SECONDS), f"{node.name} does not come back"
 
 
 def first_process(service: Service, node: Host) -> int | None:

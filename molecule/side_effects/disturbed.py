@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import diagnose
 from diagnose import Check
-from inventory import Host, Service
+from inventory import PROJECT, Host, Service, environment, tool
+
+BOOT_SECONDS = 90.0
 
 
 def ask(node: Host, command: str) -> subprocess.CompletedProcess[str]:
@@ -35,3 +37,29 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
     while not (held := condition()) and time.monotonic() < end:
         time.sleep(0.5)
     return held
+
+
+def boot(node: Host) -> str:
+    """Return which boot of a node answers; empty while none does."""
+    said = ask(node, "systemctl show --property=UserspaceTimestampMonotonic")
+    return said.stdout if said.returncode == 0 else ""
+
+
+def reboot(node: Host) -> None:
+    """Boot a node anew, and return when it answers from its new boot."""
+    before = boot(node)
+    assert before
+    run(node, "systemctl --no-block reboot")
+    assert until(lambda: boot(node) not in ("", before), BOOT_SECONDS), f"{node.name} does not come back"
+
+
+def try_play(inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ansible-playbook on an inventory, with the project's roles; it may fail."""
+    return subprocess.run(
+        [tool("ansible-playbook"), "-i", inventory, *arguments],
+        cwd=PROJECT,
+        env=environment({"ANSIBLE_ROLES_PATH": str(PROJECT / "roles"), "ANSIBLE_NOCOLOR": "1"}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )

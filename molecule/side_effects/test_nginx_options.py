@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from disturbed import run, until
-from inventory import PROJECT, Host, Service, environment, tool
+from disturbed import run, try_play, until
+from inventory import PROJECT, Host, Service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
 ORIGIN = "https://app.example.com"
@@ -61,14 +61,7 @@ def set_up(node: Host, folder: Path, settings: dict[str, Any]) -> None:
     tasks = [{"ansible.builtin.import_role": {"name": "nginx", "tasks_from": "configure"}}]
     play = {"hosts": node.name, "become": True, "gather_facts": False, "tasks": tasks}
     book.write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        [tool("ansible-playbook"), "-i", INVENTORY, str(book), "--extra-vars", json.dumps(settings)],
-        cwd=PROJECT,
-        env=environment({"ANSIBLE_ROLES_PATH": str(PROJECT / "roles"), "ANSIBLE_NOCOLOR": "1"}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = try_play(INVENTORY, str(book), "--extra-vars", json.dumps(settings))
     assert done.returncode == 0, done.stdout[-3000:]
 
 

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import pytest
 from check import send_and_read_back
-from disturbed import ask, failures, run, until
-from inventory import Host, Service
+from disturbed import failures, reboot, run, until
+from inventory import Service
 
 READY_SECONDS = 90.0
-
-
-def boot(node: Host) -> str:
-    """Return when the node booted; empty while it does not answer."""
-    said = ask(node, "systemctl show --property=UserspaceTimestampMonotonic")
-    return said.stdout if said.returncode == 0 else ""
-
-
-def reboot(node: Host) -> None:
-    """Boot a node anew and wait until it answers from its new boot."""
-    before = boot(node)
-    assert before
-    run(node, "systemctl --no-block reboot")
-    assert until(lambda: boot(node) not in ("", before), READY_SECONDS), node.name
 
 
 @pytest.mark.parametrize("first", ["db", "web"])

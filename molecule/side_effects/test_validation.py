@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from disturbed import ask
-from inventory import PROJECT, Service, environment, tool
+from disturbed import ask, try_play
+from inventory import PROJECT, Service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
 # A role, the group of its node, a setting that only the program itself can know to be wrong, and the file.
@@ -35,14 +34,7 @@ def test_file_that_cannot_be_read_is_not_put_in_place(
     before = ask(node, f"sha256sum {path}").stdout
     book = tmp_path / "play.yml"
     book.write_text(yaml.safe_dump([{"hosts": node.name, "become": True, "roles": [role]}]))
-    done = subprocess.run(
-        [tool("ansible-playbook"), "-i", INVENTORY, str(book), "--extra-vars", json.dumps(settings)],
-        cwd=PROJECT,
-        env=environment({"ANSIBLE_ROLES_PATH": str(PROJECT / "roles"), "ANSIBLE_NOCOLOR": "1"}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = try_play(INVENTORY, str(book), "--extra-vars", json.dumps(settings))
     assert done.returncode != 0
     assert "failed to validate" in done.stdout
     assert before
