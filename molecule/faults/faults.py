@@ -37,6 +37,7 @@ from nodes import (
 )
 
 PROGRAMS = Path(__file__).parent / "programs"
+DEAD_LETTERS = "timestamp.command.v1.dead-letter"
 # A POST or GET that a fault does not concern is answered as ever.
 NEVER: frozenset[str] = frozenset()
 # What a client sees of a process that ends: nothing, half an answer, or nginx's word for it.
@@ -166,7 +167,9 @@ def poison(nodes: Nodes) -> None:
     places = {tuple(place) for place in sent["places"]}
 
     def missing() -> set[tuple[int, ...]]:
-        return places - {tuple(place) for place in run_program(nodes, "dead_letters.py", broker(nodes))}
+        letters = run_program(nodes, "read_topic.py", broker(nodes), DEAD_LETTERS)
+        headers = [letter["headers"] for letter in letters]
+        return places - {(int(one["source.partition"]), int(one["source.offset"])) for one in headers}
 
     assert until(lambda: not missing(), 30), f"{len(missing())} of {POISON_COUNT} are no dead letters"
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import vagrant_host
 from disturbed import failures
-from inventory import Host, Service
+from inventory import PROJECT, Host, Service
 from ledgers import COMMAND, ENVIRONMENT, Ledger, check, reach
 
-PROGRAM = Path(__file__).parent / "programs/log_ids.py"
+PROGRAM = PROJECT / "molecule/faults/programs/read_topic.py"
+TOPIC = "timestamp.command.v1"
 PYTHON = "/opt/timestamp-service/current/venv/bin/python"
 # An emulated machine boots for a minute or two, and so does Kafka after that.
 WELL_SECONDS = 1200.0
@@ -55,8 +56,8 @@ def flush_after(db: Host, messages: int) -> None:
 def log_ids(web: Host, broker: str) -> set[str]:
     """Return the ids in the whole log."""
     source = base64.b64encode(PROGRAM.read_bytes()).decode()
-    ids: list[str] = json.loads(on(web, f"echo {source} | base64 -d | sudo {PYTHON} - {broker}"))
-    return set(ids)
+    said = on(web, f"echo {source} | base64 -d | sudo {PYTHON} - {broker} {TOPIC}")
+    return {message["key"] for message in json.loads(said)}
 
 
 def acknowledged(ledger: Path) -> set[str]:

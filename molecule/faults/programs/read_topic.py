@@ -1,18 +1,26 @@
-"""Reads all dead letters; run on a web node by our own Python. Prints their sources' places as JSON."""
+"""Reads a whole topic; run on a web node by our own Python.
+
+Prints each message's key and headers as JSON: bytes as a text.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-TOPIC = "timestamp.command.v1.dead-letter"
 FOLDER = Path("/etc/timestamp-service")
 
 
-def main(broker: str) -> None:
+def text(content: str | bytes | None) -> str | None:
+    """Return bytes as a text."""
+    return content.decode() if isinstance(content, bytes) else content
+
+
+def main(broker: str, topic: str) -> None:
     """Read each partition from its start to its end of now."""
     consumer = Consumer(
         {
@@ -27,23 +35,22 @@ def main(broker: str) -> None:
             "auto.offset.reset": "earliest",
         }
     )
-    places: list[tuple[int, int]] = []
-    partitions = consumer.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions
-    for number in partitions:
-        low, high = consumer.get_watermark_offsets(TopicPartition(TOPIC, number), timeout=10)
+    found: list[dict[str, Any]] = []
+    for number in consumer.list_topics(topic, timeout=60).topics[topic].partitions:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=60)
         position = low
         if low < high:
-            consumer.assign([TopicPartition(TOPIC, number, low)])
+            consumer.assign([TopicPartition(topic, number, low)])
         while position < high:
             for message in consumer.consume(500, 1):
                 if message.error() is not None:
                     raise SystemExit(str(message.error()))
-                headers = dict(message.headers() or [])
                 position = (message.offset() or 0) + 1
-                places.append((int(headers["source.partition"] or 0), int(headers["source.offset"] or 0)))
+                headers = {name: text(value) for name, value in dict(message.headers() or []).items()}
+                found.append({"key": text(message.key()), "headers": headers})
     consumer.close()
-    json.dump(places, sys.stdout)
+    json.dump(found, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])
