@@ -1,8 +1,9 @@
 """Publishing to Kafka without a thread of our own: the event loop polls the producer.
 
 A thread that polls and the event loop fight over the interpreter's lock, which costs a third of the
-throughput and half of the latency. So, while messages are in flight, the loop itself polls: at each turn
-for a short time after the last acknowledgement, then every millisecond.
+throughput and half of the latency. So, while messages are in flight, the loop itself polls at each turn.
+A turn in which nothing came waits within the library, which knows of an acknowledgement at once: a timer of
+the loop comes a millisecond late, and with many in flight all of them wait for it together.
 """
 
 import asyncio
@@ -19,13 +20,14 @@ from timestamp_service.kafka_errors import KafkaErrors
 from timestamp_service.logs import Log
 from timestamp_service.metrics import Tally
 
-# Beyond this since the last acknowledgement, a turn of the loop is too costly a way to wait.
+# With few in flight, turns of the loop are the fastest way to wait (a thread that sleeps is woken late), but
+# beyond this since the last acknowledgement too costly a one.
 _SPIN_SECONDS = 0.002
-# With more in flight, some are acknowledged by each tick of the timer: no need to look at each turn.
 _SPIN_MOST = 16
+# So long at most the loop does nothing but wait for an acknowledgement. The library counts milliseconds.
+_WAIT_SECONDS = 0.001
 # Messages are held while more are on their way, to be sent together, but no longer than this.
 _HOLD_SECONDS = 0.005
-_POLL_SECONDS = 0.001
 _IDLE_POLL_SECONDS = 1.0
 # Messages of one moment go to one partition: few large batches cost the broker less than many small ones.
 _MOMENTS_PER_SECOND = 200
@@ -98,6 +100,9 @@ class Publisher:
         self._held: list[_Held] = []
         self._held_since = 0.0
         self._in_flight = 0
+        # Messages that came, ever, and by the last turn.
+        self._taken = 0
+        self._taken_before = 0
         # Since `measure` was called.
         self._produced = 0
         self._acknowledgement = Tally(metrics.ACKNOWLEDGEMENT)
@@ -189,6 +194,7 @@ class Publisher:
                 self._held_since = now
             self._held.append((key, value, headers, report, acknowledged))
             self._in_flight += 1
+            self._taken += 1
         self._expect(acknowledged)
 
     async def publish_all(
@@ -266,6 +272,7 @@ class Publisher:
             self._last_report = now
             self._poll_soon()
         self._in_flight += 1
+        self._taken += 1
 
     def _release(self) -> None:
         """Send what was held, to one partition: one batch costs us and the broker less than many."""
@@ -333,6 +340,9 @@ class Publisher:
 
     def _poll(self) -> None:
         served = self._producer.poll(0)
+        if not served and self._in_flight and self._taken == self._taken_before:
+            served = self._wait()
+        self._taken_before = self._taken
         if self._in_flight == 0:
             self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
             return
@@ -342,10 +352,16 @@ class Publisher:
         held = len(self._held)
         if held and (held >= self._in_flight - held or now - self._held_since > _HOLD_SECONDS):
             self._release()
-        if self._in_flight < _SPIN_MOST and now - self._last_report < _SPIN_SECONDS:
-            self._poll_handle = self._loop.call_soon(self._poll)
-        else:
-            self._poll_handle = self._loop.call_later(_POLL_SECONDS, self._poll)
+        self._poll_handle = self._loop.call_soon(self._poll)
+
+    def _wait(self) -> int:
+        """Wait for an acknowledgement, unless it is due within a few turns; return how many came."""
+        if self._in_flight > _SPIN_MOST:
+            # Nothing else comes that could be sent together with it.
+            self._release()
+        elif self._loop.time() - self._last_report < _SPIN_SECONDS:
+            return 0
+        return self._producer.poll(_WAIT_SECONDS)
 
     def _poll_idle(self) -> None:
         # Errors of the connection are reported by polling too.
