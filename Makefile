@@ -25,9 +25,10 @@ export PATH := $(VENV)/bin:$(PATH)
 export PYTHON VENV FORCE V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback rebuild backup restore
-.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench-app bench-rebuild bench-provision
+.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
@@ -89,7 +90,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	ansible-playbook -i inventories/production playbooks/preflight.yml --limit controller
 	ruff check .
 	ruff format --check .
-	cd app && mypy && MYPYPATH=.:.. mypy -p bench
+	cd app && mypy && MYPYPATH=.:..:../scripts mypy -p bench
 	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
 	mypy molecule/tests
 	mypy molecule/side_effects
@@ -141,6 +142,9 @@ requirements: setup ## Pin the newest versions that requirements/*.in allow
 	cd requirements && for name in nodes installer controller bench; do \
 	    pip-compile --quiet --upgrade --allow-unsafe --generate-hashes --no-emit-find-links --no-emit-index-url \
 	        --no-emit-trusted-host --strip-extras --output-file=$$name.txt $$name.in; done
+
+bench: ## Measure what nginx costs on the running nodes, by recording timestamps: BENCH='--rounds 7 --seconds 3'
+	@scripts/setup.sh up bench; $(AS_ROOT) env PYTHONPATH=app:scripts $(RUN) -m bench.proxying --inventory $(INVENTORY) $(BENCH)
 
 bench-app: ## Measure the three processes on loopback, next to rulers: BENCH='--quick' or what `--help` lists
 	@scripts/setup.sh test bench; PYTHONPATH=app $(VENV)/bin/python -B -m bench $(BENCH)

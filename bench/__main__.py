@@ -1,11 +1,8 @@
 """`make bench-app`: start everything on loopback, measure it, print the table, end what was started."""
 
 import argparse
-import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from types import FrameType
 
 from bench import consuming, http, readable, report
 from bench.http import Target
@@ -18,22 +15,12 @@ _GROUPS = ("http", "consumer", "readable")
 def main() -> None:
     """Measure what was asked for. On Ctrl-C and SIGTERM too, end what was started, print what there is."""
     wanted = _arguments()
-    signal.signal(signal.SIGTERM, _interrupt)
     print(report.machine(), flush=True)
-    samples: list[Sample] = []
-    try:
-        with stage() as on:
-            for sample in _measure(wanted, on):
-                samples.append(sample)
-                print(f"  {sample.row}: {sample.value:,.6g} {sample.unit}", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        print(report.table(samples), flush=True)
+    report.tell(_measure(wanted))
 
 
-def _measure(wanted: argparse.Namespace, on: Stage) -> Iterator[Sample]:
-    with ExitStack() as stack:
+def _measure(wanted: argparse.Namespace) -> Generator[Sample, None, None]:
+    with stage() as on, ExitStack() as stack:
         if {"http", "readable"} & set(wanted.only):
             yield from _service(wanted, on, stack)
         if "consumer" in wanted.only:
@@ -97,10 +84,6 @@ def _arguments() -> argparse.Namespace:
     wanted.rounds = wanted.rounds or (2 if wanted.quick else 5)
     wanted.records = wanted.records or (50_000 if wanted.quick else 1_000_000)
     return wanted
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Loads:
     reads: Mapping[str, wrk.Load]
 
 
-def make_loads(folder: Path, targets: list[Target]) -> Loads:
+def make_loads(folder: Path, targets: list[Target], seeds: int = _SEEDS) -> Loads:
     """Write the files for wrk. The records that are read are posted here, and there once this returns."""
     chance = random.Random(1)  # noqa: S311 (nothing secret)
     instants = [_instant(chance) for _ in range(1000)]
@@ -53,7 +53,7 @@ def make_loads(folder: Path, targets: list[Target]) -> Loads:
     reads: dict[str, wrk.Load] = {}
     for target in targets:
         command, query = (Client(url, target.authority) for url in (target.command, target.query))
-        identifiers = [command.post(instants[number % len(instants)]) for number in range(_SEEDS)]
+        identifiers = [command.post(instants[number % len(instants)]) for number in range(seeds)]
         for identifier in identifiers:
             query.get(identifier)
         command.close()
@@ -75,9 +75,9 @@ def rounds(
             wrk.run(target.command, loads.posts, connections, min(_WARM_SECONDS, 3 * seconds))
     for number in range(count + 1):
         length = seconds if number else 2
-        for sample in _round(targets, loads, bare, kafka, can_bulk, length):
+        for measured in _round(targets, loads, bare, kafka, can_bulk, length):
             if number:
-                yield sample
+                yield measured
 
 
 def _round(
@@ -92,19 +92,17 @@ def _round(
     for connections in (64, 256):
         answered = wrk.run(bare, loads.posts, connections, seconds)
         rulers[connections] = answered.per_second
-        yield _sample(f"bare application, {connections}", "req/s", answered, answered.per_second)
+        yield sample(f"bare application, {connections}", "req/s", answered, answered.per_second)
     for target in targets:
         for connections in (64, 256, 1):
-            answered, cpu = _watched(
+            answered, cpu = watched(
                 target, partial(wrk.run, target.command, loads.posts, connections, seconds)
             )
             name = f"POST, {connections} @ {target.name}"
-            yield _sample(name, "req/s", answered, answered.per_second, rulers.get(connections), cpu)
-        answered, cpu = _watched(
-            target, partial(wrk.run, target.query, loads.reads[target.name], 64, seconds)
-        )
+            yield sample(name, "req/s", answered, answered.per_second, rulers.get(connections), cpu)
+        answered, cpu = watched(target, partial(wrk.run, target.query, loads.reads[target.name], 64, seconds))
         name = f"GET by id, 64 @ {target.name}"
-        yield _sample(name, "req/s", answered, answered.per_second, rulers[64], cpu)
+        yield sample(name, "req/s", answered, answered.per_second, rulers[64], cpu)
     if not any(can_bulk.values()):
         return
     ruler = kafka_ruler.records_per_second(kafka, _RULER_RECORDS) if kafka else None
@@ -112,10 +110,10 @@ def _round(
         yield Sample("ProducerPerformance", "rec/s", ruler, ruler)
     for target in targets:
         if can_bulk[target.name]:
-            answered, cpu = _watched(target, partial(wrk.run, target.command, loads.bulk, 4, seconds))
+            answered, cpu = watched(target, partial(wrk.run, target.command, loads.bulk, 4, seconds))
             each = {name: value / BULK for name, value in cpu.items()}
             name = f"bulk of {BULK}, 4 @ {target.name}"
-            yield _sample(name, "rec/s", answered, answered.per_second * BULK, ruler, each)
+            yield sample(name, "rec/s", answered, answered.per_second * BULK, ruler, each)
 
 
 def _can_bulk(target: Target, loads: Loads) -> bool:
@@ -126,7 +124,7 @@ def _can_bulk(target: Target, loads: Loads) -> bool:
     return status == 200
 
 
-def _watched(target: Target, measure: Callable[[], wrk.Answered]) -> tuple[wrk.Answered, dict[str, float]]:
+def watched(target: Target, measure: Callable[[], wrk.Answered]) -> tuple[wrk.Answered, dict[str, float]]:
     """Return what `measure` does, and the CPU µs a request of each process of the target."""
     before = {name: usage.cpu_seconds(pid) for name, pid in target.processes.items()}
     answered = measure()
@@ -135,7 +133,7 @@ def _watched(target: Target, measure: Callable[[], wrk.Answered]) -> tuple[wrk.A
     return answered, {name: microseconds for name, microseconds in each.items() if microseconds >= 0.5}
 
 
-def _sample(
+def sample(
     row: str,
     unit: str,
     answered: wrk.Answered,
@@ -143,6 +141,7 @@ def _sample(
     ruler: float | None = None,
     cpu: Mapping[str, float] | None = None,
 ) -> Sample:
+    """Return a row's sample of what was answered; `value` and `ruler` are in `unit`."""
     return Sample(row, unit, value, ruler, answered.p50, answered.p99, cpu or {}, answered.failed)
 
 

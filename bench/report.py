@@ -1,13 +1,17 @@
-"""The table of what was measured."""
+"""What was measured, as it comes and as a table."""
 
 import os
 import platform
 import re
+import signal
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from types import FrameType
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,24 @@ class Sample:
     p99: float | None = None
     cpu: Mapping[str, float] = field(default_factory=dict)
     failed: int = 0
+
+
+def tell(samples: Generator[Sample, None, None]) -> None:
+    """Show each sample on stderr as it comes, and the table at the end: on Ctrl-C and SIGTERM what there is.
+
+    These two end the program with 130, once `samples` has put everything away.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    seen: list[Sample] = []
+    try:
+        with closing(samples):
+            for sample in samples:
+                seen.append(sample)
+                print(f"  {sample.row}: {sample.value:,.6g} {sample.unit}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        print(table(seen), flush=True)
 
 
 def table(samples: Iterable[Sample]) -> str:
@@ -73,3 +95,7 @@ def _number(value: float) -> str:
 def _middle(values: Iterable[float | None]) -> str:
     known = [value for value in values if value is not None]
     return _number(median(known)) if known else ""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
