@@ -17,6 +17,7 @@ RELEASE ?=
 REBUILD ?=
 BACKUP ?=
 TESTS ?=
+WORKERS ?= 3
 PROVIDER ?= libvirt
 
 # Ansible ignores an ansible.cfg beside it where others may write to the folder.
@@ -103,9 +104,9 @@ unit: setup ## Tests of the application and of the deployment's Python code
 	pytest app/tests -m 'not integration and not browser'
 	pytest tests
 
-integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback
+integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback, a pair for each of WORKERS=3
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
-	pytest app/tests -m integration
+	pytest app/tests -m integration --numprocesses=$(WORKERS) --dist=loadgroup
 
 test-docs: setup ## The page /docs in a real browser (installs Chromium, 300 MB; not part of `make test`)
 	@scripts/setup.sh docs

@@ -1,4 +1,4 @@
-"""Fixtures: one broker and one server for all tests; topic, database and processes for each."""
+"""Fixtures: one broker and one server for all tests of a worker; topic, database and processes for each."""
 
 import shutil
 import tempfile
@@ -13,6 +13,14 @@ from tests.integration.postgres import Postgres
 from tests.integration.service import Running, World
 
 _numbers = count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share processes on one worker of pytest-xdist; any other may run on any."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "running" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 @pytest.fixture(scope="session")

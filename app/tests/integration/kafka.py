@@ -8,11 +8,11 @@ from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from tests.integration.processes import Server, free_port
+from tests.integration.processes import Server, free_port, until
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -95,8 +95,18 @@ class Kafka(Server):
         self.process.send(signal.SIGCONT)
 
     def make_topic(self, name: str, partitions: int, config: dict[str, str]) -> None:
-        """Make a topic."""
+        """Make a topic, and wait until its partitions can be read and written."""
         admin = self.admin()
         topic = NewTopic(name, partitions, 1, config=config)
         for made in admin.create_topics([topic]).values():
             made.result(30)
+        latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        places = {TopicPartition(name, partition): latest for partition in range(partitions)}
+
+        def led() -> bool:
+            try:
+                return all(end.result(30).offset == 0 for end in admin.list_offsets(places).values())
+            except KafkaException:
+                return False
+
+        until(f"all partitions of {name} have leaders", led)

@@ -1,6 +1,7 @@
 """Processes of a test: each is started on free ports, and ended by its id."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,13 +9,33 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+_LOWEST_PORT = 10_000
+_given: set[int] = set()
+
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of loopback that nobody listens on, another each time.
+
+    It stays free though it is not taken at once: it is none that the kernel gives to connections (a broker
+    that was stopped needs its port again), and workers of pytest-xdist (`PYTEST_XDIST_WORKER` is gw0, gw1, …)
+    choose among different ones.
+    """
+    lowest_of_connections = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = range(_LOWEST_PORT + worker, lowest_of_connections, workers)
+    while True:
+        port = random.choice(ports)  # noqa: S311 (nothing is kept secret by it)
+        with socket.socket() as probe:
+            # What was bound a moment ago and has ended is free, as it is to a server.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def until(what: str, holds: Callable[[], object], seconds: float = 30) -> None:
@@ -22,7 +43,7 @@ def until(what: str, holds: Callable[[], object], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 class Process:

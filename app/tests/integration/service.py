@@ -251,17 +251,26 @@ class World:
             }
         )
         try:
-            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-            messages = []
-            for partition in sorted(partitions):
+            ends: dict[int, int] = {}
+            places = []
+            for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
                 low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-                consumer.assign([TopicPartition(topic, partition, low)])
-                for _ in range(high - low):
-                    message = consumer.poll(10)
-                    assert message is not None
-                    assert message.error() is None
+                if low < high:
+                    ends[partition] = high
+                    places.append(TopicPartition(topic, partition, low))
+            # All at once: after each assignment the broker's answer to the last request is waited for.
+            consumer.assign(places)
+            messages = []
+            while ends:
+                message: Any = consumer.poll(10)
+                assert message is not None
+                assert message.error() is None
+                partition, offset = message.partition(), message.offset()
+                if offset < ends.get(partition, 0):
                     messages.append(message)
-            return messages
+                if offset + 1 == ends.get(partition):
+                    del ends[partition]
+            return sorted(messages, key=lambda message: (message.partition(), message.offset()))
         finally:
             consumer.close()
 
