@@ -60,6 +60,8 @@ class Topic:
                 "enable.auto.offset.store": False,
                 # A place that the log does not have is an error, and never silently another place.
                 "auto.offset.reset": "error",
+                # All that is read is there: a request that waits for more only keeps the next one from being sent.
+                "fetch.wait.max.ms": 10,
                 "queued.max.messages.kbytes": 32_768,
                 "fetch.queue.backoff.ms": 10,
                 "fetch.error.backoff.ms": 100,
