@@ -1,7 +1,7 @@
 """`make bench`: what nginx with TLS costs on the running nodes: through it, and directly, in turn.
 
 The load comes from within the web node's network for both, so that only the server differs. It records
-timestamps, which stay in the log of these nodes for ever: some ten thousand a run.
+timestamps, which stay in the log of these nodes for ever: some hundred thousand a run.
 """
 
 import argparse
