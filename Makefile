@@ -106,7 +106,7 @@ unit: setup ## Tests of the application and of the deployment's Python code
 
 integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback, a pair for each of WORKERS=3
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
-	pytest app/tests -m integration --numprocesses=$(WORKERS) --dist=loadgroup
+	pytest app/tests -m integration --numprocesses=$(WORKERS) --dist=loadfile
 
 test-docs: setup ## The page /docs in a real browser (installs Chromium, 300 MB; not part of `make test`)
 	@scripts/setup.sh docs

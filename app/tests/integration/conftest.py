@@ -15,14 +15,6 @@ from tests.integration.service import Running, World
 _numbers = count(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that share processes on one worker of pytest-xdist; any other may run on any."""
-    for item in items:
-        if isinstance(item, pytest.Function) and "running" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-
-
 @pytest.fixture(scope="session")
 def workspace() -> Iterator[Path]:
     """A folder that other users may enter: PostgreSQL's data are in it."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.integration.processes import until
 from tests.integration.service import Running
 from timestamp_service import instants
 
@@ -203,7 +204,8 @@ def test_health_and_readiness(running: Running) -> None:
         ready = service.ask("GET", "/ready")
         assert (ready.status, ready.json()) == (200, {"status": "READY"})
         assert service.ask("HEAD", "/health").status == 200
-        assert "READY=1\nSTATUS=Ready" in service.notifications()
+        # It is told by a task that looks at the dependencies every two seconds at least.
+        until("systemd is told", lambda: "READY=1\nSTATUS=Ready" in service.notifications(), 10)  # noqa: B023
 
 
 MALFORMED_UUID = {"correlationId": "01890a5d-ac96-774b-bcce-b302099a805"}
