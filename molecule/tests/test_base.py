@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import uuid
 from pathlib import Path
 
 import yaml
@@ -11,6 +12,7 @@ from inventory import environment, tool
 from testinfra.host import Host
 
 GROUP = "nodes"
+LINES = 100_000
 
 # Sockets that may listen on an address that others can reach, by group of the node.
 REACHABLE = {
@@ -27,6 +29,21 @@ def test_system_runs_without_failed_units(node: Host) -> None:
 def test_journal_is_on_disk(node: Host) -> None:
     assert node.file("/var/log/journal").is_directory
     assert "SystemMaxUse=" in node.file("/etc/systemd/journald.conf.d/timestamp-service.conf").content_string
+
+
+def test_journal_drops_no_line_of_a_unit_that_writes_many(node: Host) -> None:
+    """The journal's own limit is 10,000 lines of a unit in 30 s, and up to six times that with much space."""
+    unit = f"flood-{uuid.uuid4().hex}.service"
+    node.check_output(f"systemd-run --wait --collect --quiet --unit={unit} seq --format='line %.0f' {LINES}")
+    ours = f"journalctl --quiet --output=cat _SYSTEMD_UNIT={unit}"
+    assert node.check_output(f"journalctl --sync; {ours} | sort --unique | wc --lines") == str(LINES)
+
+
+def test_journal_stays_within_its_size(node: Host) -> None:
+    settings = "systemd-analyze cat-config systemd/journald.conf"
+    most = node.check_output(f"{settings} | sed -n s/^SystemMaxUse=//p | numfmt --from=iec")
+    used = node.check_output("du --summarize --block-size=1 /var/log/journal").split()[0]
+    assert int(used) <= int(most)
 
 
 def test_ssh_takes_keys_only(node: Host) -> None:
