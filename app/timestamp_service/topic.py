@@ -10,9 +10,12 @@ from timestamp_service.logs import Log
 from timestamp_service.settings import Kafka
 
 _REQUEST_SECONDS = 10.0
+_LEADER_SECONDS = 0.2
 _POLL_SECONDS = 0.2
 _CHUNK = 10_000
 
+# What mends itself soon: no broker leads the partition yet.
+_LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 # What no waiting mends.
 _FINAL = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -60,7 +63,7 @@ class Topic:
                 "enable.auto.offset.store": False,
                 # A place that the log does not have is an error, and never silently another place.
                 "auto.offset.reset": "error",
-                # All that is read is there: a request that waits for more only keeps the next one from being sent.
+                # All that is read is there: a request that waits for more only holds up the next one.
                 "fetch.wait.max.ms": 10,
                 "queued.max.messages.kbytes": 32_768,
                 "fetch.queue.backoff.ms": 10,
@@ -87,13 +90,22 @@ class Topic:
         """Return each partition's first offset, and the one after its last. Raises TopicError."""
         spans = {}
         for partition in self.partitions():
+            spans[partition] = self._span(partition)
+        return spans
+
+    def _span(self, partition: int) -> tuple[int, int]:
+        deadline = time.monotonic() + _REQUEST_SECONDS
+        while True:
             try:
-                spans[partition] = self._consumer.get_watermark_offsets(
+                return self._consumer.get_watermark_offsets(
                     TopicPartition(self.name, partition), timeout=_REQUEST_SECONDS
                 )
             except KafkaException as error:
+                # So it is for a moment after the topic was made, or the broker started.
+                if error.args[0].code() in _LEADERLESS and time.monotonic() < deadline:
+                    time.sleep(_LEADER_SECONDS)
+                    continue
                 raise TopicError(f"{self.name}[{partition}]: {self._reason(error)}") from None
-        return spans
 
     def read(self, begins: Places, ends: Places, stall_seconds: float = 60.0) -> Iterator[list[Message]]:
         """Give all messages from `begins` up to before `ends`, each partition's in order and without a gap.
