@@ -22,6 +22,8 @@ COMMAND, CONSUMER, QUERY = (f"timestamp-{name}.service" for name in ("command", 
 NGINX = "nginx.service"
 PYTHON = "/opt/timestamp-service/current/venv/bin/python"
 SPARE_BYTES = 48 << 20
+# Of systemd's ten points; the lower, the less a unit may do.
+EXPOSURE_CEILING = 2.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ def output(node: Host, command: str) -> str:
     done = ask(node, command)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout.strip()
+
+
+def check_hardened(node: Host, unit: str) -> None:
+    """Check that a unit, which is there, may do little beside its work."""
+    line = output(node, f"systemd-analyze security --no-pager {unit}").splitlines()[-1]
+    assert float(line.split(":")[1].split()[0]) <= EXPOSURE_CEILING, line
 
 
 def seconds_until_well(service: Service, begun: float, most: float) -> float:

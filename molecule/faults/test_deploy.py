@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ledgers
 import pytest
-from disturbed import ask, run, until
+from disturbed import ask, break_play_off, run, until
 from inventory import PROJECT
 from ledgers import Ledger
 from nodes import COMMAND, CONSUMER, QUERY, Nodes, main_process, output
@@ -18,6 +18,7 @@ from nodes import COMMAND, CONSUMER, QUERY, Nodes, main_process, output
 DEPLOY, ROLLBACK = "playbooks/deploy.yml", "playbooks/rollback.yml"
 SECONDS_AROUND = 3.0
 READY_SECONDS = 40
+STEP_SECONDS = 180
 
 
 def changed(folder: Path, version: str, *replacements: tuple[str, str, str]) -> str:
@@ -152,6 +153,37 @@ def test_a_migration_works_while_the_release_before_runs(
             check_runs(nodes, before)
     finally:
         run(nodes.db, f"{psql} 'ALTER TABLE timestamp_records DROP COLUMN IF EXISTS note'")
+
+
+# What is there on the node when the deployment breaks off.
+STEPS = {
+    "beside": "systemctl is-active timestamp-command-next.service",
+    "handed-over": "readlink /run/timestamp-service/nginx/query.sock | grep -- -next",
+    "in-its-place": "readlink /opt/timestamp-service/current | grep /5+",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_one_that_was_broken_off_is_put_in_order(
+    nodes: Nodes, before: str, tmp_path: Path, rate: float, step: str
+) -> None:
+    source = changed(tmp_path / "app", "5")
+    with no_failed_request(nodes, tmp_path / "ledger", rate):
+        break_play_off(
+            nodes.inventory,
+            lambda: ask(nodes.web, STEPS[step]).returncode == 0,
+            STEP_SECONDS,
+            DEPLOY,
+            source,
+        )
+        # What serves now goes on by itself.
+        time.sleep(SECONDS_AROUND)
+        nodes.play(DEPLOY, source)
+        release = current(nodes)
+        assert release.startswith("5+")
+        check_runs(nodes, release)
+        nodes.play(ROLLBACK, f"--extra-vars=rollback_release={before}")
+        check_runs(nodes, before)
 
 
 BROKEN = {

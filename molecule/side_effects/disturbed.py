@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import diagnose
 from diagnose import Check
@@ -53,13 +55,27 @@ def reboot(node: Host) -> None:
     assert until(lambda: boot(node) not in ("", before), BOOT_SECONDS), f"{node.name} does not come back"
 
 
+def _play(inventory: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    environs = environment({"ANSIBLE_ROLES_PATH": str(PROJECT / "roles"), "ANSIBLE_NOCOLOR": "1"})
+    return [tool("ansible-playbook"), "-i", inventory, *arguments], environs
+
+
 def try_play(inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ansible-playbook on an inventory, with the project's roles; it may fail."""
-    return subprocess.run(
-        [tool("ansible-playbook"), "-i", inventory, *arguments],
-        cwd=PROJECT,
-        env=environment({"ANSIBLE_ROLES_PATH": str(PROJECT / "roles"), "ANSIBLE_NOCOLOR": "1"}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command, environs = _play(inventory, arguments)
+    return subprocess.run(command, cwd=PROJECT, env=environs, capture_output=True, text=True, check=False)
+
+
+def break_play_off(inventory: str, when: Callable[[], bool], seconds: float, *arguments: str) -> None:
+    """Run ansible-playbook on an inventory, and kill it with all its children once a condition holds."""
+    command, environs = _play(inventory, arguments)
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=environs, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as playing:
+        try:
+            held = until(lambda: when() or playing.poll() is not None, seconds)
+        finally:
+            # The session's id is that of its first process.
+            os.killpg(playing.pid, signal.SIGKILL)
+    assert held, f"not within {seconds:.0f} s"
+    assert playing.returncode == -signal.SIGKILL, "the play ended before"
