@@ -41,7 +41,7 @@ status: | $(VENV)/made-of ## A line a unit of every node, and one for the whole 
 diagnose: | $(VENV)/made-of ## Check everything, and say for each failure what mends it (it records one timestamp)
 	@$(RUN) scripts/diagnose.py --inventory $(INVENTORY)
 
-logs: | $(VENV)/made-of ## Journals of our units: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1
+logs: | $(VENV)/made-of ## Logs of our units: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1
 	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node "$$NODE" --unit "$$UNIT" --lines $(LINES) $(if $(FOLLOW),--follow) logs
 
 ssh: | $(VENV)/made-of ## A root shell on a node: NODE=web (COMMAND='…' runs that instead)

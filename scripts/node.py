@@ -1,17 +1,24 @@
-"""`make ssh` and `make logs`: a shell on a node, and the journals of all nodes in the order of time."""
+"""`make ssh` and `make logs`: a shell on a node, and the logs of all nodes in the order of time.
+
+The logs are the journals, and nginx's access log, which is a file.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 
 from inventory import Host, InventoryError, pick, read_service
-from units import PATTERNS
+from units import ACCESS_LOG, NGINX, PATTERNS
+
+Command = Callable[[Host], str]
 
 
 def journal(nodes: Sequence[Host], unit: str, lines: int, follow: bool) -> str:
@@ -23,8 +30,55 @@ def journal(nodes: Sequence[Host], unit: str, lines: int, follow: bool) -> str:
     return shlex.join([*command, "--follow"] if follow else [*command, "--no-pager"])
 
 
+def access_log(node: Host, unit: str, lines: int, follow: bool) -> str:
+    """Return the remote command for the end of nginx's access log; none where it is not asked for."""
+    asked = not unit or any(fnmatchcase(NGINX, pattern) for pattern in (unit, f"{unit}.service"))
+    if NGINX not in node.units or not asked:
+        return ""
+    if follow:
+        # By name: the file is another one after it was rotated, which tail would tell on stderr.
+        return f"tail --follow=name --retry --lines={lines} {ACCESS_LOG} 2>/dev/null"
+    # It may have been rotated just now.
+    return f"tail --quiet --lines={lines} {ACCESS_LOG}.1 {ACCESS_LOG}"
+
+
+def logs(nodes: Sequence[Host], unit: str, lines: int, follow: bool) -> Command:
+    """Return what gives each node's remote command for the journal, and for nginx's access log."""
+    journals = journal(nodes, unit, lines, follow)
+
+    def command(node: Host) -> str:
+        accesses = access_log(node, unit, lines, follow)
+        return f"{journals}{' & ' if follow else '; '}{accesses}" if accesses else journals
+
+    return command
+
+
+def with_time(text: str) -> str:
+    """Put the time of a line of the access log before it, as the journal does; other lines stay."""
+    try:
+        return f"{json.loads(text)['time']} nginx: {text}" if text.startswith("{") else text
+    except (ValueError, KeyError, TypeError):
+        # It was cut off: nginx was killed, or its disk was full.
+        return text
+
+
+def last(output: str, lines: int) -> list[str]:
+    """Return the last entries of what a node sent, in the order of time: so many came of each of its logs.
+
+    An entry is one line or several: a line without a time belongs to the one before it.
+    """
+    entries: list[list[str]] = []
+    for text in map(with_time, output.splitlines()):
+        if text[:4].isdigit() or not entries:
+            entries.append([text])
+        else:
+            entries[-1].append(text)
+    entries.sort(key=lambda entry: entry[0].split(" ", 1)[0])
+    return [text for entry in entries[max(0, len(entries) - lines) :] for text in entry]
+
+
 def in_time(entries: Iterable[tuple[str, str]]) -> list[str]:
-    """Merge the journal lines of several nodes, each given with its node, by the time at the start of a line.
+    """Merge the lines of several nodes, each given with its node, by the time at the start of a line.
 
     A line without a time belongs to the one before it.
     """
@@ -37,36 +91,38 @@ def in_time(entries: Iterable[tuple[str, str]]) -> list[str]:
     return [text for _, text in sorted(merged, key=lambda entry: entry[0])]
 
 
-def show(nodes: Sequence[Host], command: str) -> int:
-    """Print what the nodes' journals hold; a node that does not answer is named, and the others are shown."""
+def show(nodes: Sequence[Host], command: Command, lines: int) -> int:
+    """Print the end of each node's logs; a node that does not answer is named, and the others are shown."""
     entries = []
     failed = 0
     for node in nodes:
         done = subprocess.run(
-            [*node.ssh, "-o", "BatchMode=yes", command], capture_output=True, text=True, check=False
+            [*node.ssh, "-o", "BatchMode=yes", command(node)], capture_output=True, text=True, check=False
         )
         if done.returncode == 255:
             print(f"{node.short_name} does not answer: {done.stderr.strip()}", file=sys.stderr)
             failed = 1
-        entries += [(node.short_name, text) for text in done.stdout.splitlines()]
+        entries += [(node.short_name, text) for text in last(done.stdout, lines)]
     for text in in_time(entries):
         print(text)
     return failed
 
 
-def follow(nodes: Sequence[Host], command: str) -> int:
-    """Print the journals as they grow, until the user ends it."""
+def follow(nodes: Sequence[Host], command: Command) -> int:
+    """Print the logs as they grow, until the user ends it."""
     running = [
         (
             node,
-            subprocess.Popen([*node.ssh, "-o", "BatchMode=yes", command], stdout=subprocess.PIPE, text=True),
+            subprocess.Popen(
+                [*node.ssh, "-o", "BatchMode=yes", command(node)], stdout=subprocess.PIPE, text=True
+            ),
         )
         for node in nodes
     ]
 
     def copy(node: Host, process: subprocess.Popen[str]) -> None:
         for text in process.stdout or ():
-            print(f"{node.short_name:<8} {text}", end="", flush=True)
+            print(f"{node.short_name:<8} {with_time(text)}", end="", flush=True)
 
     threads = [threading.Thread(target=copy, args=pair, daemon=True) for pair in running]
     try:
@@ -83,7 +139,7 @@ def follow(nodes: Sequence[Host], command: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Open a shell on a node, or show the journals."""
+    """Open a shell on a node, or show the logs."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--inventory", required=True)
     parser.add_argument("--node", default="", help="full or short name; logs: all nodes without it")
@@ -102,8 +158,8 @@ def main(arguments: Sequence[str]) -> int:
     except InventoryError as error:
         print(error, file=sys.stderr)
         return 1
-    command = journal(nodes, chosen.unit, chosen.lines, chosen.follow)
-    return follow(nodes, command) if chosen.follow else show(nodes, command)
+    command = logs(nodes, chosen.unit, chosen.lines, chosen.follow)
+    return follow(nodes, command) if chosen.follow else show(nodes, command, chosen.lines)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ PROCESSES: Mapping[int, str] = {
 # What is shown as well where it is loaded: a second instance, for example.
 PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service")
 
+# One JSON object a request, as role nginx has it written on the web nodes; older ones end in .1, .2, …
+NGINX = "nginx.service"
+ACCESS_LOG = "/var/log/nginx/access.json"
+
 
 def postgresql_unit(version: str) -> str:
     """Return the unit of PostgreSQL of this major version, as Debian names it."""
@@ -25,7 +29,8 @@ def units_of(groups: Collection[str], postgresql_version: str) -> tuple[str, ...
         "kafka": ("kafka.service",),
         "postgresql": (postgresql_unit(postgresql_version),),
         "web": (
-            "nginx.service",
+            NGINX,
+            "nginx-logrotate.timer",
             *PROCESSES.values(),
             *(name.replace(".service", ".socket") for name in PROCESSES.values()),
         ),

@@ -155,6 +155,34 @@ class TestJournal:
             assert f"--unit {unit}" in command
         assert "--follow" in command
 
+    @pytest.mark.parametrize(
+        ("unit", "shown"),
+        [("", True), ("nginx", True), ("nginx.service", True), ("ng*", True), ("kafka", False)],
+    )
+    def test_requests_are_shown_with_nginx_where_it_runs(self, *, unit: str, shown: bool) -> None:
+        nodes = inventory.service_of({"db.x": said(groups=["kafka"]), "web.x": said()}).nodes
+        on_db, on_web = map(node.logs(nodes, unit, 5, follow=False), nodes)
+        assert on_web.startswith(on_db)
+        assert ("tail --quiet --lines=5 /var/log/nginx/access.json.1 " in on_web) is shown
+        assert "tail" not in on_db
+
+    def test_requests_are_followed_beside_the_journal(self) -> None:
+        nodes = inventory.service_of({"web.x": said()}).nodes
+        journal, _, accesses = node.logs(nodes, "", 5, follow=True)(nodes[0]).partition(" & ")
+        assert journal.endswith(" --follow")
+        assert accesses.startswith("tail --follow=name --retry --lines=5 /var/log/nginx/access.json ")
+
+    def test_a_request_is_shown_at_its_time(self) -> None:
+        request = '{"time":"2026-11-24T06:00:02+00:00","event":"request"}'
+        assert node.with_time(request) == f"2026-11-24T06:00:02+00:00 nginx: {request}"
+        assert node.with_time(request[:20]) == request[:20]
+        entries = ["2026-11-24T06:00:01.5+0000 first", "  of the first", "2026-11-24T06:00:02.1+0000 third"]
+        sent = "\n".join([*entries, request])
+        assert node.last(sent, 9) == [*entries[:2], node.with_time(request), entries[2]]
+        assert node.last(sent, 3) == node.last(sent, 9)
+        assert node.last(sent, 2) == [node.with_time(request), entries[2]]
+        assert node.last(sent, 0) == []
+
 
 class TestDown:
     @pytest.mark.parametrize(

@@ -157,6 +157,15 @@ def test_systemd_reads_kafkas_unit(texts: Texts, tmp_path: Path) -> None:
     check("systemd-analyze", "verify", "--man=no", str(unit))
 
 
+def test_systemd_reads_the_units_of_the_rotation(texts: Texts, tmp_path: Path) -> None:
+    for ending in ("service", "timer"):
+        text = texts[WEB[0]][f"nginx/logrotate.{ending}.j2"]
+        (tmp_path / f"nginx-logrotate.{ending}").write_text(
+            re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", text, flags=re.M)
+        )
+    check("systemd-analyze", "verify", "--man=no", *map(str, tmp_path.glob("nginx-logrotate.*")))
+
+
 @pytest.mark.parametrize(
     ("name", "section"), [("nginx/service.conf.j2", "Service"), ("base/journald.conf.j2", "Journal")]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,12 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import disturbed
 from disturbed import ask, failures, run, until
 from inventory import Host, Service, default_of
-from units import postgresql_unit
+from units import ACCESS_LOG, postgresql_unit
 
 KAFKA = "kafka.service"
 POSTGRESQL = postgresql_unit(default_of("postgresql", "postgresql_version"))
@@ -201,3 +204,11 @@ def power_cut(nodes: Nodes, node: Host) -> None:
 def journal(node: Host, unit: str, since: float) -> list[str]:
     """Return the lines of a unit's journal since a time (Unix)."""
     return output(node, f"journalctl --unit={unit} --since=@{since:.0f} --output=cat --no-pager").splitlines()
+
+
+def answered_by_5xx(node: Host, since: float) -> list[dict[str, Any]]:
+    """Return the lines of nginx's access log since a time (Unix) of requests that a 5xx answered."""
+    # A minute of it may have been rotated; no line of it is no error.
+    found = output(node, f"cat {ACCESS_LOG}* | grep --text '\"status\":5' || true")
+    lines = [json.loads(line) for line in found.splitlines()]
+    return [line for line in lines if datetime.fromisoformat(line["time"]).timestamp() >= int(since)]

@@ -11,6 +11,7 @@ import os
 import shlex
 import ssl
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -29,6 +30,7 @@ INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/loc
 sys.path.insert(0, str(PROJECT / "scripts"))
 
 from inventory import Service, read_service  # noqa: E402 (found only now)
+from units import ACCESS_LOG  # noqa: E402
 
 
 @cache
@@ -66,6 +68,20 @@ def run_program(node: Host, name: str, *arguments: str) -> Any:
     source = base64.b64encode((Path(__file__).parent / "programs" / name).read_bytes()).decode()
     python = "/opt/timestamp-service/current/venv/bin/python"
     return json.loads(node.check_output(f"echo {source} | base64 -d | {python} - {shlex.join(arguments)}"))
+
+
+def logged_requests(node: Host, correlation_id: str, count: int = 1) -> list[dict[str, Any]]:
+    """Return nginx's log lines of a correlationId, once there are so many: they are written every second."""
+    end = time.monotonic() + 5
+    while True:
+        # What a test grew the file by is no text.
+        found = node.run(
+            f"grep --text --no-filename --no-messages {correlation_id} {ACCESS_LOG}.1 {ACCESS_LOG}"
+        )
+        lines = found.stdout.splitlines()
+        if len(lines) >= count or time.monotonic() > end:
+            return [json.loads(line[line.index("{") :]) for line in lines]
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)

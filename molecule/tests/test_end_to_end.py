@@ -9,7 +9,7 @@ import urllib.request
 import uuid
 
 import pytest
-from conftest import Client
+from conftest import Client, logged_requests
 from testinfra.host import Host
 
 GROUP = "web"
@@ -62,6 +62,7 @@ def test_one_request_can_be_followed_through_all_logs(node: Host, request_https:
     )
     # The command itself stands there too, as sudo logs it.
     lines = [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+    lines += logged_requests(node, headers["correlationId"], count=2)
     told = sorted((line["service"], line["event"], line.get("command_id")) for line in lines)
     assert told == [
         ("nginx", "request", None),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import time
 import uuid
 
 import pytest
-from conftest import Answer, Client
+from conftest import Answer, Client, logged_requests
+from inventory import default_of
 from testinfra.host import Host
+from units import ACCESS_LOG
 
 GROUP = "web"
 EXPOSURE_CEILING = 2.5
@@ -20,8 +22,9 @@ def test_unit_runs(node: Host) -> None:
     assert node.check_output("systemctl show nginx.service --property=NRestarts --value") == "0"
 
 
-def test_exposure_is_under_the_ceiling(node: Host) -> None:
-    line = node.run("systemd-analyze security --no-pager nginx.service").stdout.strip().splitlines()[-1]
+@pytest.mark.parametrize("unit", ["nginx.service", "nginx-logrotate.service"])
+def test_exposure_is_under_the_ceiling(node: Host, unit: str) -> None:
+    line = node.run(f"systemd-analyze security --no-pager {unit}").stdout.strip().splitlines()[-1]
     assert float(line.split("exposure level for")[1].split(":")[1].split()[0]) <= EXPOSURE_CEILING, line
 
 
@@ -120,14 +123,69 @@ def test_tls_versions(node: Host, version: str, offered: bool) -> None:
     assert (node.run(command).rc == 0) is offered
 
 
-def test_access_log_is_json_in_the_journal(node: Host, request_https: Client) -> None:
+def test_access_log_is_json_in_a_file(node: Host, request_https: Client) -> None:
     sent = str(uuid.uuid4())
     request_https("GET", RECORD, {"correlationId": sent})
-    found = node.check_output(f"journalctl --unit=nginx.service --output=cat --since=-1min --grep={sent}")
-    entry = json.loads(found.splitlines()[-1])
+    (entry,) = logged_requests(node, sent)
     assert entry["correlationId"] == sent
     assert entry["status"] == 404
     assert entry["path"] == RECORD
+    # Not in both.
+    found = (
+        f"journalctl --sync; journalctl --quiet --unit=nginx.service --output=cat --since=-1min --grep={sent}"
+    )
+    assert node.run(found).stdout == ""
+
+
+def test_access_log_is_rotated_by_its_size(node: Host, request_https: Client) -> None:
+    kept = int(default_of("nginx", "nginx_access_log_files"))
+    try:
+        for _ in range(kept + 2):
+            node.check_output(f"truncate --size=101M {ACCESS_LOG}")
+            node.check_output("systemctl start nginx-logrotate.service")
+            assert node.file(ACCESS_LOG).size < 100_000_000
+            goes_on(node, request_https)
+        found = node.check_output(f"ls --sort=version {ACCESS_LOG}*").split()
+        assert found == [ACCESS_LOG, *(f"{ACCESS_LOG}.{number}" for number in range(1, kept + 1))]
+        file = node.file(ACCESS_LOG)
+        assert (file.user, file.group, file.mode) == ("www-data", "adm", 0o660)
+        # The master, which has no right to override permissions, can open the new file.
+        node.check_output("systemctl reload nginx.service")
+        goes_on(node, request_https)
+    finally:
+        # Each begins with a line of 101 MB.
+        node.run(f"rm --force {ACCESS_LOG}.[0-9]*")
+
+
+def test_access_log_is_looked_at_every_minute(node: Host) -> None:
+    timer = node.service("nginx-logrotate.timer")
+    assert timer.is_enabled
+    assert timer.is_running
+    asked = "systemctl show --property=TimersMonotonic nginx-logrotate.timer"
+    assert "OnUnitActiveUSec=1min ;" in node.check_output(asked)
+    asked = "systemctl show --property=ExecMainStartTimestampMonotonic --value nginx-logrotate.service"
+    before = int(node.check_output(asked))
+    # It begins anew by a first time.
+    node.check_output("systemctl restart nginx-logrotate.timer")
+    end = time.monotonic() + 10
+    while int(node.check_output(asked)) == before and time.monotonic() < end:
+        time.sleep(0.2)
+    assert int(node.check_output(asked)) > before
+    assert node.check_output("systemctl show --property=Result --value nginx-logrotate.service") == "success"
+
+
+def test_access_log_is_rotated_by_nothing_else(node: Host) -> None:
+    looked_at = node.check_output("logrotate --debug /etc/logrotate.conf 2>&1")
+    assert "/var/log/nginx/*.log" in looked_at
+    assert ACCESS_LOG not in looked_at
+
+
+def goes_on(node: Host, request_https: Client) -> None:
+    """Check that nginx writes the line of a request into the file that is there now."""
+    sent = str(uuid.uuid4())
+    request_https("GET", RECORD, {"correlationId": sent})
+    assert logged_requests(node, sent)
+    assert node.run(f"grep --text --quiet {sent} {ACCESS_LOG}").rc == 0
 
 
 def problem(answer: Answer, status: int) -> None:
