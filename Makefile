@@ -102,7 +102,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 
 unit: setup ## Tests of the application and of the deployment's Python code
 	pytest app/tests -m 'not integration and not browser'
-	pytest tests
+	pytest tests --numprocesses=2 --dist=loadfile
 
 integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback, a pair for each of WORKERS=3
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
