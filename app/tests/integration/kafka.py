@@ -5,7 +5,7 @@ import signal
 import subprocess
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -94,12 +94,18 @@ class Kafka(Server):
         """Let it go on."""
         self.process.send(signal.SIGCONT)
 
-    def make_topic(self, name: str, partitions: int, config: dict[str, str]) -> None:
-        """Make a topic, and wait until its partitions can be read and written."""
+    def create_topic(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
+        """Make a topic; who leads its partitions comes a moment later."""
+        topic = NewTopic(name, partitions, 1, config=dict(config))
+        # What it has begun ends with it.
         admin = self.admin()
-        topic = NewTopic(name, partitions, 1, config=config)
         for made in admin.create_topics([topic]).values():
             made.result(30)
+
+    def make_topic(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
+        """Make a topic, and wait until its partitions can be read and written."""
+        self.create_topic(name, partitions, config)
+        admin = self.admin()
         latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         places = {TopicPartition(name, partition): latest for partition in range(partitions)}
 
