@@ -94,6 +94,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	cd app && mypy && MYPYPATH=.:..:../scripts mypy -p bench
 	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
 	mypy molecule/tests
+	mypy molecule/programs
 	mypy molecule/side_effects
 	mypy molecule/faults
 	mypy molecule/vagrant

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,24 +17,23 @@ from nodes import (
     KAFKA,
     NGINX,
     POSTGRESQL,
-    PYTHON,
     QUERY,
     Nodes,
+    broker,
     cut_off,
     first_process,
     frozen,
     full,
     journal,
     kill,
-    output,
     power_cut,
     processor_seconds,
+    run_program,
     small_volume,
     stopped,
     workers,
 )
 
-PROGRAMS = Path(__file__).parent / "programs"
 DEAD_LETTERS = "timestamp.command.v1.dead-letter"
 # A POST or GET that a fault does not concern is answered as ever.
 NEVER: frozenset[str] = frozenset()
@@ -71,17 +68,6 @@ class Fault:
     around: Callable[[Nodes], AbstractContextManager[None]] = nothing_around
     in_time: bool = False
     marks: list[pytest.MarkDecorator] = field(default_factory=list)
-
-
-def run_program(nodes: Nodes, name: str, *arguments: str) -> Any:
-    """Run a program of the folder `programs` on the web node by the application's Python; it prints JSON."""
-    source = base64.b64encode((PROGRAMS / name).read_bytes()).decode()
-    return json.loads(output(nodes.web, f"echo {source} | base64 -d | {PYTHON} - {' '.join(arguments)}"))
-
-
-def broker(nodes: Nodes) -> str:
-    """Return where the broker listens."""
-    return f"{next(node.address for node in nodes.service.nodes if 'kafka' in node.groups)}:9092"
 
 
 def kill_worker(unit: str) -> Callable[[Nodes], None]:

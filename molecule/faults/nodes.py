@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import disturbed
+import node_programs
 from disturbed import ask, failures, run, until
 from inventory import Host, Service, default_of
 from units import ACCESS_LOG, postgresql_unit
@@ -23,7 +24,6 @@ KAFKA = "kafka.service"
 POSTGRESQL = postgresql_unit(default_of("postgresql", "postgresql_version"))
 COMMAND, CONSUMER, QUERY = (f"timestamp-{name}.service" for name in ("command", "consumer", "query"))
 NGINX = "nginx.service"
-PYTHON = "/opt/timestamp-service/current/venv/bin/python"
 SPARE_BYTES = 48 << 20
 # Of systemd's ten points; the lower, the less a unit may do.
 EXPOSURE_CEILING = 2.0
@@ -62,6 +62,16 @@ def output(node: Host, command: str) -> str:
     done = ask(node, command)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout.strip()
+
+
+def run_program(nodes: Nodes, name: str, *arguments: str) -> Any:
+    """Run a program of molecule/programs on the web node; it prints JSON."""
+    return json.loads(output(nodes.web, node_programs.command(name, *arguments)))
+
+
+def broker(nodes: Nodes) -> str:
+    """Return where the broker listens."""
+    return f"{next(node.address for node in nodes.service.nodes if 'kafka' in node.groups)}:9092"
 
 
 def check_hardened(node: Host, unit: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
@@ -12,9 +11,19 @@ from pathlib import Path
 import ledgers
 import pytest
 from disturbed import ask, break_play_off, failures, reboot, run, until
-from inventory import PROJECT
 from ledgers import Ledger
-from nodes import COMMAND, CONSUMER, KAFKA, NGINX, POSTGRESQL, PYTHON, Nodes, check_hardened, output
+from nodes import (
+    COMMAND,
+    CONSUMER,
+    KAFKA,
+    NGINX,
+    POSTGRESQL,
+    Nodes,
+    broker,
+    check_hardened,
+    output,
+    run_program,
+)
 
 LOAD_SECONDS = 4.0
 WELL_SECONDS = 90.0
@@ -75,11 +84,8 @@ def test_it_is_saved_while_records_come_in(nodes: Nodes, folder: Path, load: Led
 
 @pytest.mark.short
 def test_who_saves_may_only_read(nodes: Nodes) -> None:
-    program = (PROJECT / "molecule/tests/programs/kafka_client.py").read_text()
-    program = program.split("if __name__", maxsplit=1)[0]
-    program += f"print(produce(settings('{nodes.db.address}:9092', 'timestamp-backup'), TOPIC))"
-    source = base64.b64encode(program.encode()).decode()
-    assert output(nodes.web, f"echo {source} | base64 -d | {PYTHON} -") == "TOPIC_AUTHORIZATION_FAILED"
+    answers = run_program(nodes, "kafka_client.py", broker(nodes), "saver")
+    assert answers["backup writes"] == "TOPIC_AUTHORIZATION_FAILED"
     # Nobody but the restore needs its password on a node.
     assert ask(nodes.web, "ls /etc/timestamp-service/timestamp-restore.kafka_password_file").returncode != 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 from disturbed import run
 from inventory import PROJECT, environment, tool
-from nodes import PYTHON, Nodes, output
+from nodes import Nodes, broker, run_program
 
 DENIED = "TOPIC_AUTHORIZATION_FAILED"
 # Whoever asks.
@@ -45,9 +43,7 @@ def answers(nodes: Nodes) -> Iterator[Any]:
     try:
         for name in names:
             place(nodes, f"kafka_{name}_password", f"{FOLDER}/timestamp-{name}.kafka_password_file")
-        source = base64.b64encode((PROJECT / "molecule/tests/programs/kafka_client.py").read_bytes()).decode()
-        program = f"echo {source} | base64 -d | {PYTHON} - {nodes.db.address}:9092 keepers"
-        yield json.loads(output(nodes.web, program))
+        yield run_program(nodes, "kafka_client.py", broker(nodes), "keepers")
     finally:
         run(nodes.web, f"rm -f {FOLDER}/timestamp-restore.kafka_password_file")
 

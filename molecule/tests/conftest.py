@@ -5,7 +5,6 @@ The inventory is named by the environment variable TIMESTAMP_INVENTORY (default:
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shlex
@@ -27,9 +26,10 @@ from testinfra.host import Host
 
 PROJECT = Path(__file__).resolve().parents[2]
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/local"))
-sys.path.insert(0, str(PROJECT / "scripts"))
+sys.path[:0] = [str(PROJECT / "scripts"), str(PROJECT / "molecule/side_effects")]
 
-from inventory import Service, read_service  # noqa: E402 (found only now)
+import node_programs  # noqa: E402 (found only now)
+from inventory import Service, read_service  # noqa: E402
 from units import ACCESS_LOG  # noqa: E402
 
 
@@ -64,10 +64,8 @@ def address(group: str) -> str:
 
 
 def run_program(node: Host, name: str, *arguments: str) -> Any:
-    """Run a program of the folder `programs` on a web node by the application's Python; it prints JSON."""
-    source = base64.b64encode((Path(__file__).parent / "programs" / name).read_bytes()).decode()
-    python = "/opt/timestamp-service/current/venv/bin/python"
-    return json.loads(node.check_output(f"echo {source} | base64 -d | {python} - {shlex.join(arguments)}"))
+    """Run a program of molecule/programs on a web node; it prints JSON."""
+    return json.loads(node.check_output(node_programs.command(name, *arguments)))
 
 
 def logged_requests(node: Host, correlation_id: str, count: int = 1) -> list[dict[str, Any]]:

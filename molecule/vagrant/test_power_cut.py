@@ -6,21 +6,20 @@ gone. What a broker loses that leaves writing to the kernel (`kafka_flush_messag
 
 from __future__ import annotations
 
-import base64
 import json
+import shlex
 import subprocess
 import time
 from pathlib import Path
 
+import node_programs
 import pytest
 import vagrant_host
 from disturbed import failures
-from inventory import PROJECT, Host, Service
+from inventory import Host, Service
 from ledgers import COMMAND, ENVIRONMENT, Ledger, check, reach
 
-PROGRAM = PROJECT / "molecule/faults/programs/read_topic.py"
 TOPIC = "timestamp.command.v1"
-PYTHON = "/opt/timestamp-service/current/venv/bin/python"
 # An emulated machine boots for a minute or two, and so does Kafka after that.
 WELL_SECONDS = 1200.0
 COMMAND_SECONDS = 600.0
@@ -55,8 +54,7 @@ def flush_after(db: Host, messages: int) -> None:
 
 def log_ids(web: Host, broker: str) -> set[str]:
     """Return the ids in the whole log."""
-    source = base64.b64encode(PROGRAM.read_bytes()).decode()
-    said = on(web, f"echo {source} | base64 -d | sudo {PYTHON} - {broker} {TOPIC}")
+    said = on(web, f"sudo sh -c {shlex.quote(node_programs.command('read_topic.py', broker, TOPIC))}")
     return {message["key"] for message in json.loads(said)}
 
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
-
-FOLDER = Path("/etc/timestamp-service")
+from kafka_settings import settings
 
 
 def text(content: str | bytes | None) -> str | None:
@@ -24,12 +22,7 @@ def main(broker: str, topic: str) -> None:
     """Read each partition from its start to its end of now."""
     consumer = Consumer(
         {
-            "bootstrap.servers": broker,
-            "security.protocol": "SASL_SSL",
-            "ssl.ca.location": str(FOLDER / "ca.crt"),
-            "sasl.mechanism": "SCRAM-SHA-512",
-            "sasl.username": "timestamp-consumer",
-            "sasl.password": (FOLDER / "timestamp-consumer.kafka_password_file").read_text().strip(),
+            **settings(broker, "timestamp-consumer"),
             "group.id": "timestamp-consumer-look",
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",

@@ -8,32 +8,21 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import kafka_settings
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 TOPIC = "timestamp.command.v1"
-FOLDER = Path("/etc/timestamp-service")
-CA = FOLDER / "ca.crt"
 SECONDS = 10.0
 READ_SECONDS = 4.0
 
 
 def settings(broker: str, service: str, password: str = "") -> dict[str, Any]:
-    """Return a client's settings as this service's; its password is read from the node's file."""
-    return {
-        "bootstrap.servers": broker,
-        "security.protocol": "SASL_SSL",
-        "ssl.ca.location": str(CA),
-        "sasl.mechanism": "SCRAM-SHA-512",
-        "sasl.username": service,
-        "sasl.password": password or (FOLDER / f"{service}.kafka_password_file").read_text().strip(),
-        "socket.timeout.ms": 5000,
-        "log_level": 0,
-    }
+    """Return the settings of a client that is to be refused soon, and quietly."""
+    return {**kafka_settings.settings(broker, service, password), "socket.timeout.ms": 5000, "log_level": 0}
 
 
 def produce(given: dict[str, Any], topic: str) -> str:
@@ -174,9 +163,9 @@ def services(broker: str) -> dict[str, Callable[[], str]]:
     }
 
 
-def keepers(broker: str) -> dict[str, Callable[[], str]]:
-    """Return what backup and restore try; their passwords are on the node while they run alone."""
-    backup, restore = settings(broker, "timestamp-backup"), settings(broker, "timestamp-restore")
+def saver(broker: str) -> dict[str, Callable[[], str]]:
+    """Return what backup tries."""
+    backup = settings(broker, "timestamp-backup")
     letters = f"{TOPIC}.dead-letter"
     return {
         "backup reads": lambda: consume(backup, TOPIC),
@@ -186,6 +175,15 @@ def keepers(broker: str) -> dict[str, Callable[[], str]]:
         "backup alters": lambda: alter_config(backup, TOPIC, "retention.ms", "-1"),
         "backup deletes the topic": lambda: delete_topic(backup, TOPIC),
         "backup joins the group": lambda: consume(backup, TOPIC, "timestamp-consumer"),
+    }
+
+
+def keepers(broker: str) -> dict[str, Callable[[], str]]:
+    """Return what backup and restore try; the password of restore is on the node while it runs alone."""
+    restore = settings(broker, "timestamp-restore")
+    letters = f"{TOPIC}.dead-letter"
+    return {
+        **saver(broker),
         "restore reads": lambda: consume(restore, TOPIC),
         "restore alters": lambda: alter_config(restore, TOPIC, "retention.ms", "-1"),
         "restore alters dead letters": lambda: alter_config(restore, letters, "retention.ms", "-1"),
@@ -197,7 +195,7 @@ def keepers(broker: str) -> dict[str, Callable[[], str]]:
 
 def main(broker: str, who: str = "services") -> None:
     """Try all and print what each was answered with."""
-    tries = {"services": services, "keepers": keepers}[who](broker)
+    tries = {"services": services, "saver": saver, "keepers": keepers}[who](broker)
     json.dump({name: attempt() for name, attempt in tries.items()}, sys.stdout)
 
 

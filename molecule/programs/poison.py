@@ -9,12 +9,11 @@ import json
 import sys
 import time
 import uuid
-from pathlib import Path
 
 from confluent_kafka import KafkaError, Message, Producer
+from kafka_settings import settings
 
 TOPIC = "timestamp.command.v1"
-FOLDER = Path("/etc/timestamp-service")
 LARGEST = 1_048_588
 # What a batch of one record takes beside key and value.
 AROUND = 200
@@ -53,12 +52,7 @@ def main(broker: str, count: int, seconds: float) -> None:
 
     producer = Producer(
         {
-            "bootstrap.servers": broker,
-            "security.protocol": "SASL_SSL",
-            "ssl.ca.location": str(FOLDER / "ca.crt"),
-            "sasl.mechanism": "SCRAM-SHA-512",
-            "sasl.username": "timestamp-command",
-            "sasl.password": (FOLDER / "timestamp-command.kafka_password_file").read_text().strip(),
+            **settings(broker, "timestamp-command"),
             # The client's own limit must not spare the broker.
             "message.max.bytes": 4 * LARGEST,
             "compression.type": "none",
