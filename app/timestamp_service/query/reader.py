@@ -1,4 +1,4 @@
-"""Reading records: lookups that wait at one moment become one query."""
+"""Reading records: lookups that come while a query is on its way become the next one, together."""
 
 import asyncio
 from collections import deque
@@ -21,6 +21,9 @@ from timestamp_service.settings import Query
 _QUERY_SECONDS = 2.0
 # What is looked up by one query at most.
 _BATCH_MAX = 500
+# So long at most lookups are held while a query is on its way; then another connection asks. A query of many
+# costs us and the database little more than a query of one.
+_HOLD_SECONDS = 0.005
 # Waiting for a record: often while it is young, then less so.
 _TICK_SECONDS = 0.005
 _SLOW_TICK_SECONDS = 0.05
@@ -80,6 +83,9 @@ class Reader:
         self._dsn = connections.dsn(config.database, "timestamp-query")
         self._waiting_max = config.waiting_max
         self._pending: dict[str, asyncio.Future[Record | None]] = {}
+        self._pending_since = 0.0
+        self._looking_up = 0
+        self._hold_handle: asyncio.Handle | None = None
         self._pages: deque[_Page] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._connected = 0
@@ -163,6 +169,8 @@ class Reader:
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._hold_handle is not None:
+            self._hold_handle.cancel()
         tasks = [*self._lanes, *([self._ticker] if self._ticker is not None else [])]
         for task in tasks:
             task.cancel()
@@ -175,11 +183,30 @@ class Reader:
             return found
         if not self._connected:
             raise UnavailableError
+        if not self._pending:
+            self._pending_since = self._loop.time()
         found = self._pending[identifier] = self._loop.create_future()
         # Nobody may be left to hear of its failure.
         found.add_done_callback(_heed)
-        self._wake()
+        if not self._looking_up:
+            self._wake()
+        elif self._hold_handle is None:
+            self._hold_handle = self._loop.call_later(_HOLD_SECONDS, self._release)
         return found
+
+    def _due(self) -> bool:
+        """Tell whether lookups wait that no query on its way holds up, or not any more."""
+        if not self._pending:
+            return False
+        return not self._looking_up or self._loop.time() - self._pending_since >= _HOLD_SECONDS
+
+    def _release(self) -> None:
+        """Let another connection ask for what is held for too long."""
+        self._hold_handle = None
+        if self._due():
+            self._wake()
+        elif self._pending:
+            self._hold_handle = self._loop.call_later(_HOLD_SECONDS, self._release)
 
     def _wake(self) -> None:
         if self._idle:
@@ -216,7 +243,7 @@ class Reader:
     async def _answer(self, connection: AsyncConnection) -> None:
         """Answer batches until the connection fails."""
         while True:
-            if not self._pending and not self._pages:
+            if not self._pages and not self._due():
                 wanted: asyncio.Future[None] = self._loop.create_future()
                 self._idle.append(wanted)
                 try:
@@ -227,15 +254,20 @@ class Reader:
                 continue
             if self._pages:
                 await self._answer_page(connection, self._pages.popleft())
-            if not self._pending:
+            if not self._due():
                 continue
             batch = self._take_batch()
+            self._looking_up += 1
             try:
                 rows = await connection.fetch(_EXECUTE, (list(batch),), _QUERY_SECONDS)
             except BaseException:
                 for found in batch.values():
                     _fail(found)
+                # What is held for this connection's sake goes by another one.
+                self._wake()
                 raise
+            finally:
+                self._looking_up -= 1
             self._last_progress = self._loop.time()
             records = {row[0]: Record.from_row(*row) for row in rows}
             for identifier, found in batch.items():
@@ -258,7 +290,6 @@ class Reader:
         batch = {identifier: self._pending[identifier] for identifier in list(self._pending)[:_BATCH_MAX]}
         for identifier in batch:
             del self._pending[identifier]
-        self._wake()
         return batch
 
     def _fail_pending(self) -> None:

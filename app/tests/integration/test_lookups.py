@@ -1,0 +1,90 @@
+"""How lookups become queries: those that come while one is on its way go together."""
+
+import asyncio
+from contextlib import closing
+
+import pytest
+
+from tests.integration.postgres import PASSWORDS
+from tests.integration.processes import until
+from tests.integration.service import World
+from tests.integration.test_rebuild import session
+from timestamp_service import settings
+from timestamp_service.database import connections, schema
+from timestamp_service.identifiers import new
+from timestamp_service.logs import Log
+from timestamp_service.query import reader
+from timestamp_service.query.reader import Reader
+
+pytestmark = pytest.mark.integration
+
+_HOLD_SECONDS = 0.3
+
+
+def asked(world: World) -> list[str]:
+    """Return the lookups that the server has been asked for and not answered, the oldest first."""
+    rows = world.postgres.run(
+        "postgres",
+        "SELECT query FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock' "
+        "ORDER BY query_start",
+        (world.database,),
+    )
+    return [query for (query,) in rows]
+
+
+def test_lookups_are_held_while_a_query_is_on_its_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_HOLD_SECONDS", _HOLD_SECONDS)
+    # The deadlines have their own tests, and the server is held up here.
+    monkeypatch.setattr(reader, "_QUERY_SECONDS", 30.0)
+    query = settings.read_query(
+        {
+            "SERVER_PORT": "1",
+            "DB_URL": world.postgres.url(world.database),
+            "DB_USERNAME": "timestamp_query",
+            "DB_PASSWORD": PASSWORDS["timestamp_query"],
+            "DB_CONNECTIONS": "2",
+        }
+    )
+    owner = connections.dsn(
+        settings.Database(
+            world.postgres.url(world.database), "timestamp_consumer", PASSWORDS["timestamp_consumer"]
+        ),
+        "test",
+    )
+    with closing(connections.connect(owner)) as connection:
+        schema.make_when_absent(connection)
+    asyncio.run(_hold(world, query))
+
+
+async def _hold(world: World, query: settings.Query) -> None:
+    reading = Reader(query, Log("test", 50))
+    first, second, third, fourth = (new() for _ in range(4))
+
+    async def come(count: int) -> None:
+        await asyncio.to_thread(until, f"{count} queries wait", lambda: len(asked(world)) == count, 10)
+
+    async def connect() -> None:
+        while await reading.check() is not None or reading._connected < 2:
+            await asyncio.sleep(0.01)
+
+    try:
+        await asyncio.wait_for(connect(), 10)
+        with session(world) as holder:
+            holder.execute(f"LOCK TABLE {schema.TABLE} IN ACCESS EXCLUSIVE MODE")
+            lookups = [reading.look_up(first)]
+            await come(1)
+            lookups.append(reading.look_up(second))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            lookups.append(reading.look_up(third))
+            # The other connection asks once they have waited for long enough, and for both.
+            await come(2)
+            alone, together = asked(world)
+            assert first in alone
+            assert second in together
+            assert third in together
+            lookups.append(reading.look_up(fourth))
+        # Whoever is answered first asks for what has come meanwhile.
+        assert await asyncio.wait_for(asyncio.gather(*lookups), 10) == [None] * 4
+    finally:
+        await reading.close()
