@@ -80,7 +80,9 @@ down: ## Erase the nodes with their data and secrets; asks first (FORCE=1 does n
 setup: ## Install what is missing: Debian packages and .venv (activate it by: . .venv/bin/activate)
 	@scripts/setup.sh up test vagrant
 
-test: lint unit molecule integration ## All checks
+# Of Vagrant's machines the containers, which take minutes.
+test: PROVIDER = lxc
+test: lint unit molecule vagrant-test integration ## All checks
 
 test-fast: lint unit ## The checks that need no servers
 
