@@ -1,4 +1,4 @@
-"""What nginx answered just before its end is in its access log, though workers hold lines for up to a second."""
+"""What nginx answered just before its end is in its access log, though workers hold lines for a second."""
 
 from __future__ import annotations
 
