@@ -13,7 +13,16 @@ from check import CheckError, send_and_read_back
 from inventory import Host, InventoryError, read_service
 from units import PATTERNS
 
-PROPERTIES = ("Id", "ActiveState", "SubState", "StateChangeTimestamp", "NRestarts", "MemoryCurrent", "Result")
+PROPERTIES = (
+    "Id",
+    "Type",
+    "ActiveState",
+    "SubState",
+    "StateChangeTimestamp",
+    "NRestarts",
+    "MemoryCurrent",
+    "Result",
+)
 MEBIBYTE = 1 << 20
 
 
@@ -22,6 +31,7 @@ class Unit:
     """One unit as systemd describes it; restarts and memory (in bytes) are None where it has none."""
 
     name: str
+    type: str
     active: str
     sub: str
     since: str
@@ -31,8 +41,8 @@ class Unit:
 
     @property
     def is_well(self) -> bool:
-        """Whether the unit is active."""
-        return self.active == "active"
+        """Whether the unit is active; one that runs to its end (of a timer) never is while it works."""
+        return self.active == "active" or (self.type == "oneshot" and self.active == "activating")
 
 
 def parse_units(text: str) -> list[Unit]:
@@ -43,6 +53,7 @@ def parse_units(text: str) -> list[Unit]:
         if values.get("Id"):
             units[values["Id"]] = Unit(
                 name=values["Id"],
+                type=values.get("Type", ""),
                 active=values.get("ActiveState", ""),
                 sub=values.get("SubState", ""),
                 since=values.get("StateChangeTimestamp", ""),

@@ -131,6 +131,11 @@ class TestStatus:
         assert kafka.endswith("  2 restarts  416 MiB")
         assert "MiB" not in socket
 
+    @pytest.mark.parametrize(("kind", "well"), [("oneshot", True), ("notify", False)])
+    def test_one_that_runs_to_its_end_is_well_while_it_does(self, kind: str, well: bool) -> None:
+        (unit,) = status.parse_units(f"Id=a.service\nType={kind}\nActiveState=activating\nSubState=start\n")
+        assert unit.is_well is well
+
     def test_no_unit_is_no_error(self) -> None:
         assert status.parse_units("") == []
 
