@@ -63,12 +63,8 @@ async def _hold(world: World, query: settings.Query) -> None:
     async def come(count: int) -> None:
         await asyncio.to_thread(until, f"{count} queries wait", lambda: len(asked(world)) == count, 10)
 
-    async def connect() -> None:
-        while await reading.check() is not None or reading._connected < 2:
-            await asyncio.sleep(0.01)
-
     try:
-        await asyncio.wait_for(connect(), 10)
+        await asyncio.to_thread(until, "both have connected", lambda: reading._connected == 2, 10)
         with session(world) as holder:
             holder.execute(f"LOCK TABLE {schema.TABLE} IN ACCESS EXCLUSIVE MODE")
             lookups = [reading.look_up(first)]

@@ -42,8 +42,12 @@ async def _seconds_kept(*sent: tuple[bytes, float]) -> float:
     "sent",
     [
         pytest.param([(_REQUEST, 0.0)], id="one request"),
-        pytest.param([(_REQUEST, 0.3), (_REQUEST, 0.3), (_REQUEST, 0.0)], id="another before the time is over"),
-        pytest.param([(_REQUEST, 0.3), (_REQUEST[:9], 0.3), (_REQUEST[9:], 0.0)], id="one that comes in parts"),
+        pytest.param(
+            [(_REQUEST, 0.3), (_REQUEST, 0.3), (_REQUEST, 0.0)], id="another before the time is over"
+        ),
+        pytest.param(
+            [(_REQUEST, 0.3), (_REQUEST[:9], 0.3), (_REQUEST[9:], 0.0)], id="one that comes in parts"
+        ),
         pytest.param([(_REQUEST * 3, 0.0)], id="several at once"),
     ],
 )
