@@ -72,7 +72,9 @@ def test_interrupted_it_prints_what_there_is_and_ends_what_it_started(folder: Pa
     made = folder / "made"
     made.mkdir(mode=0o755)
     # The consumer's rows need no wrk, which the benchmarks alone install.
-    command = [sys.executable, "-B", "-m", "bench", "--only", "consumer", "--records", "50000"]
+    # A shell's background job ignores SIGINT, and so would all that it starts: these tests, then the bench.
+    command = ["env", "--default-signal=INT", sys.executable, "-B", "-m", "bench"]
+    command += ["--only", "consumer", "--records", "50000"]
     # So many that it does not end by itself meanwhile.
     command += ["--rounds", "100"]
     environment = {**os.environ, "PYTHONPATH": str(_PROJECT / "app"), "TMPDIR": str(made)}
