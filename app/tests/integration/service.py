@@ -114,12 +114,16 @@ class Service:
         return [line for line in self.log() if line["event"] == event]
 
     def requests(self, correlation_id: str) -> list[dict[str, Any]]:
-        """Return the lines of the requests of one correlationId; the first may follow after its answer."""
+        """Return the lines of the requests of one correlationId."""
+        return self.logged("request", "correlationId", correlation_id)
+
+    def logged(self, event: str, name: str, value: str) -> list[dict[str, Any]]:
+        """Return the lines of one event with a field of this value; the first may follow after an answer."""
 
         def found() -> list[dict[str, Any]]:
-            return [line for line in self.events("request") if line.get("correlationId") == correlation_id]
+            return [line for line in self.events(event) if line.get(name) == value]
 
-        until(f"a request of {correlation_id} is logged", found, 5)
+        until(f"{event} of {name} {value} is logged", found, 5)
         return found()
 
 
@@ -157,7 +161,7 @@ class World:
 
     def start_query(self, **settings: str) -> Service:
         """Start the query API."""
-        return self._start("query", QUERY, {**self._database("timestamp_query"), **settings})
+        return self._start("query", QUERY, {**self.database_settings("timestamp_query"), **settings})
 
     def start_consumer(self, **settings: str) -> Service:
         """Start a consumer."""
@@ -179,13 +183,14 @@ class World:
 
     def _consuming(self) -> dict[str, str]:
         return {
-            **self._database("timestamp_consumer"),
+            **self.database_settings("timestamp_consumer"),
             "KAFKA_BROKER": self.kafka.bootstrap,
             "KAFKA_CONSUMER_TOPIC": self.topic,
             "KAFKA_GROUP_ID": self.group,
         }
 
-    def _database(self, role: str) -> dict[str, str]:
+    def database_settings(self, role: str) -> dict[str, str]:
+        """Return how a process reaches the database as `role`, as environment variables."""
         return {
             "DB_URL": self.postgres.url(self.database),
             "DB_USERNAME": role,

@@ -5,7 +5,6 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPResponse
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.processes import until
-from tests.integration.service import Running, Service
+from tests.integration.service import Running
 from timestamp_service import instants
 
 pytestmark = pytest.mark.integration
@@ -122,11 +121,6 @@ def test_the_message_in_the_log(running: Running) -> None:
     assert found[0].headers() == [("correlationId", correlation.encode())]
 
 
-def found(service: Service, event: str, identifier: str) -> list[dict[str, Any]]:
-    """Return the lines of an event that are about one record."""
-    return [line for line in service.events(event) if line.get("command_id") == identifier]
-
-
 def test_one_request_can_be_followed_through_all_logs(running: Running) -> None:
     headers = {
         "correlationId": str(uuid.uuid4()).upper(),
@@ -144,9 +138,7 @@ def test_one_request_can_be_followed_through_all_logs(running: Running) -> None:
         (running.query, "request"),
         (running.consumer, "recorded"),
     ):
-        # It may follow after its answer.
-        until(f"{event} is logged", lambda: found(service, event, identifier), 5)  # noqa: B023
-        (line,) = found(service, event, identifier)
+        (line,) = service.logged(event, "command_id", identifier)
         assert line["correlationId"] == headers["correlationId"]
         assert line["traceparent"] == headers["traceparent"]
 

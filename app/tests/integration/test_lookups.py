@@ -1,16 +1,14 @@
 """How lookups become queries: those that come while one is on its way go together."""
 
 import asyncio
-from contextlib import closing
 
 import pytest
 
-from tests.integration.postgres import PASSWORDS
 from tests.integration.processes import until
 from tests.integration.service import World
 from tests.integration.test_rebuild import session
 from timestamp_service import settings
-from timestamp_service.database import connections, schema
+from timestamp_service.database.schema import TABLE
 from timestamp_service.identifiers import new
 from timestamp_service.logs import Log
 from timestamp_service.query import reader
@@ -36,23 +34,13 @@ def test_lookups_are_held_while_a_query_is_on_its_way(world: World, monkeypatch:
     monkeypatch.setattr(reader, "_HOLD_SECONDS", _HOLD_SECONDS)
     # The deadlines have their own tests, and the server is held up here.
     monkeypatch.setattr(reader, "_QUERY_SECONDS", 30.0)
+    # It makes the table.
+    consumer = world.start_consumer()
+    consumer.wait_until_ready()
+    consumer.process.terminate()
     query = settings.read_query(
-        {
-            "SERVER_PORT": "1",
-            "DB_URL": world.postgres.url(world.database),
-            "DB_USERNAME": "timestamp_query",
-            "DB_PASSWORD": PASSWORDS["timestamp_query"],
-            "DB_CONNECTIONS": "2",
-        }
+        {**world.database_settings("timestamp_query"), "SERVER_PORT": "1", "DB_CONNECTIONS": "2"}
     )
-    owner = connections.dsn(
-        settings.Database(
-            world.postgres.url(world.database), "timestamp_consumer", PASSWORDS["timestamp_consumer"]
-        ),
-        "test",
-    )
-    with closing(connections.connect(owner)) as connection:
-        schema.make_when_absent(connection)
     asyncio.run(_hold(world, query))
 
 
@@ -66,7 +54,7 @@ async def _hold(world: World, query: settings.Query) -> None:
     try:
         await asyncio.to_thread(until, "both have connected", lambda: reading._connected == 2, 10)
         with session(world) as holder:
-            holder.execute(f"LOCK TABLE {schema.TABLE} IN ACCESS EXCLUSIVE MODE")
+            holder.execute(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE")
             lookups = [reading.look_up(first)]
             await come(1)
             lookups.append(reading.look_up(second))
