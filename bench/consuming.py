@@ -13,9 +13,10 @@ from psycopg2.extensions import connection
 from tests.integration.postgres import PASSWORDS, Postgres
 from tests.integration.processes import until
 from tests.integration.service import World
-from timestamp_service import instants, messages
+from timestamp_service import instants
 from timestamp_service.database.schema import TABLE
-from timestamp_service.messages import Command
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.messages import Command
 
 from bench import usage
 from bench.report import Sample

@@ -6,18 +6,18 @@ import shutil
 import tempfile
 from typing import Any
 
-from timestamp_service import notify
+from timestamp_service.runtime import systemd
+from timestamp_service.runtime.start import read_settings
 from timestamp_service.settings import read_server
-from timestamp_service.start import read_settings
 
 _server = read_settings("timestamp-gunicorn", read_server)
-notify.hide(os.environ)
+systemd.hide(os.environ)
 
 # systemd's sockets, when it hands some over, take the place of this.
 bind = [f"127.0.0.1:{_server.port}"]
 workers = _server.workers
-worker_class = "timestamp_service.worker.Worker"
-logger_class = "timestamp_service.worker.GunicornLogger"
+worker_class = "timestamp_service.server.worker.Worker"
+logger_class = "timestamp_service.server.worker.GunicornLogger"
 loglevel = logging.getLevelName(_server.log_level).lower()
 
 # A wrong setting ends the master before it forks, and workers share the memory of what is imported.
@@ -25,7 +25,7 @@ loglevel = logging.getLevelName(_server.log_level).lower()
 preload_app = True
 
 # Half of it is how often a worker tells of progress: three times in the time that the watchdog waits.
-_watchdog_seconds = notify.from_environment(os.environ).watchdog_seconds or 30
+_watchdog_seconds = systemd.from_environment(os.environ).watchdog_seconds or 30
 timeout = max(2, int(min(_watchdog_seconds, 30) * 2 / 3))
 graceful_timeout = 30
 
@@ -57,5 +57,5 @@ def child_exit(_server: Any, worker: Any) -> None:
 
 def on_exit(_server: Any) -> None:
     """Tell systemd that the master ends, whatever the reason."""
-    notify.from_environment(os.environ).stopping()
+    systemd.from_environment(os.environ).stopping()
     shutil.rmtree(_metrics_folder, ignore_errors=True)

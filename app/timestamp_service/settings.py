@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timestamp_service import logs
-
 Environment = Mapping[str, str]
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class SettingError(Exception):
@@ -213,9 +213,9 @@ def read_backup(environment: Environment) -> Backup:
 def read_log_level(environment: Environment) -> int:
     """Read how much is logged: a number of the module `logging`. Raises SettingError."""
     level = environment.get("LOG_LEVEL") or "info"
-    if level.lower() not in logs.LEVELS:
-        raise SettingError("LOG_LEVEL", f"must be one of {', '.join(logs.LEVELS)}, not {level!r}")
-    return logs.LEVELS[level.lower()]
+    if level.lower() not in LEVELS:
+        raise SettingError("LOG_LEVEL", f"must be one of {', '.join(LEVELS)}, not {level!r}")
+    return LEVELS[level.lower()]
 
 
 def read_server(environment: Environment) -> Server:

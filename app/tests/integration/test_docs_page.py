@@ -10,7 +10,7 @@ from tests.integration.browser import Browser, browser
 from tests.integration.front import front
 from tests.integration.processes import until
 from tests.integration.service import Running
-from timestamp_service import openapi
+from timestamp_service.web import openapi
 
 pytestmark = pytest.mark.browser
 

@@ -10,9 +10,9 @@ from tests.integration.test_rebuild import session
 from timestamp_service import settings
 from timestamp_service.database.schema import TABLE
 from timestamp_service.identifiers import new
-from timestamp_service.logs import Log
 from timestamp_service.query import reader
 from timestamp_service.query.reader import Reader
+from timestamp_service.runtime.logs import Log
 
 pytestmark = pytest.mark.integration
 

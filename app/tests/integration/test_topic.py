@@ -6,8 +6,8 @@ import pytest
 
 from tests.integration.kafka import Kafka
 from timestamp_service import settings
-from timestamp_service.logs import Log
-from timestamp_service.topic import Topic
+from timestamp_service.kafka.topic import Topic
+from timestamp_service.runtime.logs import Log
 
 pytestmark = pytest.mark.integration
 

@@ -4,11 +4,11 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timestamp_service import messages
 from timestamp_service.consumer.batch import Batch, Row
 from timestamp_service.correlation import Correlation
-from timestamp_service.dead_letters import letter_headers
-from timestamp_service.messages import Command, Headers
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.dead_letters import letter_headers
+from timestamp_service.kafka.messages import Command, Headers
 
 APPENDED = 1_700_000_000_120
 CREATED_AT = "2023-11-14T22:13:20.12Z"

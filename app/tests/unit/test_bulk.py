@@ -8,7 +8,7 @@ import pytest
 from timestamp_service.command import bulk
 from timestamp_service.command.bulk import Instant
 from timestamp_service.command.publisher import BULK_MAX
-from timestamp_service.problems import Problem
+from timestamp_service.web.problems import Problem
 
 SENT = "2009-09-28T19:03:12.50+02:00"
 CANONICAL = "2009-09-28T17:03:12.5Z"

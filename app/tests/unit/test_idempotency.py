@@ -2,7 +2,7 @@ import pytest
 
 from tests.unit.requests import request_with
 from timestamp_service.command import idempotency
-from timestamp_service.problems import Problem
+from timestamp_service.web.problems import Problem
 
 
 @pytest.mark.parametrize("key", ["a", "!", "~", "a" * 255, '"quoted"', idempotency.EXAMPLE])

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timestamp_service import identifiers, instants
+from timestamp_service.database.records import Record
 from timestamp_service.ledger import book
 from timestamp_service.ledger.book import Book
 from timestamp_service.ledger.judge import judge
 from timestamp_service.ledger.run import Run
-from timestamp_service.records import Record
 
 RUN = Run("0123456789abcdef", 7_300_000_000)
 CREATED = "2026-01-01T00:00:00Z"

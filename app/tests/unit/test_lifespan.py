@@ -1,8 +1,9 @@
 import asyncio
+import logging
 
-from timestamp_service.http import Lifespan
-from timestamp_service.logs import LEVELS, Log
-from timestamp_service.notify import Notifier
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.systemd import Notifier
+from timestamp_service.web.app import Lifespan
 
 
 class Counting:
@@ -37,7 +38,7 @@ class Counting:
 def test_dependencies_are_asked_again_until_the_end() -> None:
     async def live() -> tuple[int, int]:
         work = Counting()
-        lifespan = Lifespan(work, Log("test", LEVELS["error"]), Notifier(), refresh_seconds=0.01)
+        lifespan = Lifespan(work, Log("test", logging.ERROR), Notifier(), refresh_seconds=0.01)
         await lifespan.process_startup({}, {})
         await work.often.wait()
         await lifespan.process_shutdown({}, {})

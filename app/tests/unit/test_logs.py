@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from timestamp_service import instants, logs
-from timestamp_service.logs import Log
+from timestamp_service import instants
+from timestamp_service.runtime import logs
+from timestamp_service.runtime.logs import Log, RateLimitedLog
 
 
 class Lines:
@@ -101,7 +102,7 @@ def test_lines_of_one_turn_are_written_together_and_errors_at_once() -> None:
 
     async def scenario() -> None:
         log = Log("s", logging.INFO, written.append)
-        log.join_turns()
+        log.join_lines()
         log.info("one")
         log.info("two")
         assert not written
@@ -113,7 +114,7 @@ def test_lines_of_one_turn_are_written_together_and_errors_at_once() -> None:
         await asyncio.to_thread(log.info, "five")
         assert b'"five"' in written[-1]
         log.info("six")
-        log.part_turns()
+        log.separate_lines()
         assert b'"six"' in written[-1]
         log.info("seven")
         assert b'"seven"' in written[-1]
@@ -128,3 +129,16 @@ def test_lines_of_one_turn_are_written_together_and_errors_at_once() -> None:
         "six",
         "seven",
     ]
+
+
+def test_a_repeated_warning_is_written_once_in_a_while() -> None:
+    lines: list[bytes] = []
+    now = 100.0
+    limited = RateLimitedLog(Log("s", logging.INFO, lines.append), every_seconds=30, clock=lambda: now)
+    for now in (100.0, 101.0, 129.9, 130.0, 131.0):
+        limited.warning("kafka_error", "_TRANSPORT", error=str(now))
+    limited.warning("kafka_error", "_RESOLVE", error="another kind")
+    limited.warning("other", "_TRANSPORT", error="another event")
+
+    written = [(line["error"], line.get("left_out")) for line in map(json.loads, lines)]
+    assert written == [("100.0", None), ("130.0", 2), ("another kind", None), ("another event", None)]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timestamp_service import messages
-from timestamp_service.messages import Command, MalformedError
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.messages import Command, MalformedError
 
 COMMAND = Command("01890a5d-ac96-774b-bcce-b302099a8057", "2009-09-28T19:03:12.123456789Z")
 

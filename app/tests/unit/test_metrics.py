@@ -1,8 +1,8 @@
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from timestamp_service import metrics
-from timestamp_service.metrics import Tally
+from timestamp_service.runtime import metrics
+from timestamp_service.runtime.metrics import Tally
 
 
 def test_a_tally_is_as_its_observations_one_by_one() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import timestamp_service
-from timestamp_service import docs, openapi, routes
 from timestamp_service.command import bulk, idempotency
 from timestamp_service.command.publisher import BULK_MAX
 from timestamp_service.query import preferences, ranges
+from timestamp_service.web import docs, openapi, routes
 
 DOCUMENT = openapi.content()
 FOLDER = Path(timestamp_service.__file__).parent

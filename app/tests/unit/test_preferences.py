@@ -1,8 +1,8 @@
 import pytest
 
 from tests.unit.requests import request_with
-from timestamp_service.problems import Problem
 from timestamp_service.query import preferences
+from timestamp_service.web.problems import Problem
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from timestamp_service.protocol import Protocol
+from timestamp_service.server.protocol import Protocol
 
 _KEEP_ALIVE_SECONDS = 0.4
 _REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"

@@ -6,7 +6,7 @@ from confluent_kafka import KafkaError
 
 from timestamp_service import settings
 from timestamp_service.command.publisher import NotPublishedError, Publisher
-from timestamp_service.logs import Log
+from timestamp_service.runtime.logs import Log
 
 # A port that nobody listens on.
 CONFIG = settings.read_command(

@@ -2,10 +2,10 @@ import base64
 
 import pytest
 
-from timestamp_service.problems import Problem
+from timestamp_service.database.records import Record
 from timestamp_service.query import ranges
 from timestamp_service.query.ranges import Place, Range
-from timestamp_service.records import Record
+from timestamp_service.web.problems import Problem
 
 INSTANT = "2009-09-28T19:03:12.123456789Z"
 IDENTIFIER = "01890a5d-ac96-774b-bcce-b302099a8057"

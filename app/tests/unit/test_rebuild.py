@@ -8,9 +8,9 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timestamp_service import messages
-from timestamp_service.dead_letters import BadMessage, letter_headers
-from timestamp_service.messages import Command, Headers
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.dead_letters import BadMessage, letter_headers
+from timestamp_service.kafka.messages import Command, Headers
 from timestamp_service.rebuild import checksum
 from timestamp_service.rebuild.letters import source
 from timestamp_service.rebuild.proof import Proof

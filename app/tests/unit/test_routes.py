@@ -1,6 +1,6 @@
 import pytest
 
-from timestamp_service import routes
+from timestamp_service.web import routes
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from timestamp_service import metrics
 from timestamp_service.consumer.state import State, lag
+from timestamp_service.runtime import metrics
 
 
 def partition(number: int, low: int, high: int, committed: int, stored: int, desired: bool = True) -> Any:

@@ -1,6 +1,7 @@
 """The processes of backup and restore: `timestamp-backup` and `timestamp-restore`."""
 
 import argparse
+import logging
 import sys
 import time
 import traceback
@@ -10,13 +11,13 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 
-from timestamp_service import logs, settings
+from timestamp_service import settings
 from timestamp_service.backup import files, manifest, restoring, saving
 from timestamp_service.backup.manifest import BackupError
 from timestamp_service.backup.restoring import RestoreError
-from timestamp_service.logs import Log
-from timestamp_service.start import begin_run_once
-from timestamp_service.topic import StoppedError, Topic, TopicError
+from timestamp_service.kafka.topic import StoppedError, Topic, TopicError
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.start import begin_run_once
 
 _TOLD_SECONDS = 2.0
 
@@ -70,7 +71,7 @@ def restore() -> None:
 
 def verify(folder: Path) -> int:
     """Read a backup wholly, and say what is wrong with it; returns 0 when nothing is."""
-    log = Log("timestamp-backup", logs.LEVELS["info"])
+    log = Log("timestamp-backup", logging.INFO)
     try:
         known = manifest.read(folder)
     except BackupError as error:

@@ -23,8 +23,8 @@ from confluent_kafka.admin import (
 from timestamp_service.backup import files, lines, manifest
 from timestamp_service.backup.lines import Record
 from timestamp_service.backup.manifest import BackupError, File, Manifest
+from timestamp_service.kafka.topic import StoppedError, Topic
 from timestamp_service.settings import Kafka
-from timestamp_service.topic import StoppedError, Topic
 
 _REQUEST_SECONDS = 15.0
 _DELIVERY_SECONDS = 60.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from timestamp_service.backup import lines, manifest
 from timestamp_service.backup.files import Writer
 from timestamp_service.backup.manifest import BackupError, File, Manifest
-from timestamp_service.topic import Topic
+from timestamp_service.kafka.topic import Topic
 
 # A file is held in memory when it travels; bytes are those of its lines.
 _FILE_RECORDS = 200_000

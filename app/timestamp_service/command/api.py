@@ -7,14 +7,18 @@ from functools import partial
 
 import falcon.asgi
 
-from timestamp_service import http, identifiers, instants, messages, notify, problems, routes, settings
+from timestamp_service import identifiers, instants, settings
 from timestamp_service.command import bulk, idempotency
 from timestamp_service.command.publisher import NotPublishedError, OverloadedError, Publisher
-from timestamp_service.http import App
-from timestamp_service.logs import Log
-from timestamp_service.messages import Command
-from timestamp_service.shortcut import Exchange
-from timestamp_service.start import read_settings
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.messages import Command
+from timestamp_service.runtime import systemd
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.start import read_settings
+from timestamp_service.server.fast_path import Exchange
+from timestamp_service.web import app as http
+from timestamp_service.web import problems, routes
+from timestamp_service.web.app import App
 
 SERVICE = "timestamp-command"
 
@@ -236,6 +240,6 @@ def create_app() -> App:
         routes.RECORDS: Timestamps(recording),
         **dict.fromkeys(routes.NOW, Now(recording)),
     }
-    app = http.make_app(recording, resources, log, notify.from_environment(os.environ))
-    app.short = PlainTimestamp(recording, log)
-    return app
+    application = http.make_app(recording, resources, log, systemd.from_environment(os.environ))
+    application.short = PlainTimestamp(recording, log)
+    return application

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import falcon.asgi
 
-from timestamp_service import instants, problems
+from timestamp_service import instants
 from timestamp_service.command.publisher import BULK_MAX
+from timestamp_service.web import problems
 
 JSON = "application/json"
 LINES = "application/x-ndjson"

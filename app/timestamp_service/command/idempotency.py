@@ -4,7 +4,7 @@ import re
 
 import falcon.asgi
 
-from timestamp_service import problems
+from timestamp_service.web import problems
 
 HEADER = "Idempotency-Key"
 EXAMPLE = "8e03978e-40d5-43e8-bc93-6894a57f9324"

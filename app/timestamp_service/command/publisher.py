@@ -15,10 +15,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from timestamp_service import metrics, settings
-from timestamp_service.kafka_errors import KafkaErrors
-from timestamp_service.logs import Log
-from timestamp_service.metrics import Tally
+from timestamp_service import settings
+from timestamp_service.kafka.errors import KafkaErrors
+from timestamp_service.runtime import metrics
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.metrics import Tally
 
 # With few in flight, turns of the loop are the fastest way to wait (a thread that sleeps is woken late), but
 # beyond this since the last acknowledgement too costly a one.

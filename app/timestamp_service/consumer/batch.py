@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from confluent_kafka import Message
 
-from timestamp_service import correlation, messages
+from timestamp_service import correlation
 from timestamp_service.correlation import Correlation
-from timestamp_service.dead_letters import BadMessage
-from timestamp_service.messages import Headers, MalformedError
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.dead_letters import BadMessage
+from timestamp_service.kafka.messages import Headers, MalformedError
 
 
 # A tuple: thousands are made at a time, for which a frozen dataclass takes thrice as long.

@@ -7,11 +7,11 @@ import threading
 
 from uvicorn import Config, Server
 
-from timestamp_service import http
 from timestamp_service.consumer.state import State
-from timestamp_service.logs import Log
-from timestamp_service.notify import Notifier
-from timestamp_service.protocol import Protocol
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.systemd import Notifier
+from timestamp_service.server.protocol import Protocol
+from timestamp_service.web import app as http
 
 _FIRST_SYSTEMD_SOCKET = 3
 

@@ -16,9 +16,9 @@ from timestamp_service.consumer.batch import Batch
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
-from timestamp_service.kafka_errors import KafkaErrors
-from timestamp_service.logs import Log
-from timestamp_service.notify import Notifier
+from timestamp_service.kafka.errors import KafkaErrors
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.systemd import Notifier
 
 # How long a turn waits for messages, and for a batch that is being written.
 _POLL_SECONDS = 0.2

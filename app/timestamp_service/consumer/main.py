@@ -6,15 +6,16 @@ import signal
 import sys
 import traceback
 
-from timestamp_service import logs, notify, settings
+from timestamp_service import settings
 from timestamp_service.consumer.health import HealthServer
 from timestamp_service.consumer.loop import Loop
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
-from timestamp_service.dead_letters import DeadLetters
-from timestamp_service.logs import Log
-from timestamp_service.start import read_settings
+from timestamp_service.kafka.dead_letters import DeadLetters
+from timestamp_service.runtime import logs, systemd
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.start import read_settings
 
 SERVICE = "timestamp-consumer"
 
@@ -28,7 +29,7 @@ def main() -> None:
     config = read_settings(SERVICE, settings.read_consumer)
     log = Log(SERVICE, config.server.log_level)
     logs.take_over_libraries(log)
-    notifier = notify.from_environment(os.environ)
+    notifier = systemd.from_environment(os.environ)
     state = State()
     try:
         health = HealthServer(config.server.port, state, log, notifier)

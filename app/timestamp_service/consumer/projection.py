@@ -11,7 +11,7 @@ from timestamp_service import instants
 from timestamp_service.consumer.batch import Row
 from timestamp_service.database import connections, schema
 from timestamp_service.database.schema import TABLE
-from timestamp_service.logs import Log
+from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Database
 
 # Far beyond what the largest batch takes; then the server is taken for frozen.

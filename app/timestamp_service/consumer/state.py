@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from timestamp_service import metrics
+from timestamp_service.runtime import metrics
 
 
 @dataclass(slots=True)

@@ -6,13 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import psycopg2
 
-from timestamp_service import correlation, metrics
+from timestamp_service import correlation
 from timestamp_service.consumer.batch import Batch, Row
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
-from timestamp_service.database.reasons import reason
-from timestamp_service.dead_letters import DeadLetters, NotDeliveredError
-from timestamp_service.logs import Log
+from timestamp_service.database.errors import reason
+from timestamp_service.kafka.dead_letters import DeadLetters, NotDeliveredError
+from timestamp_service.runtime import metrics
+from timestamp_service.runtime.logs import Log
 
 _BACKOFF_SECONDS = (0.2, 5.0)
 

@@ -11,11 +11,11 @@ import psycopg2
 
 from timestamp_service import instants
 from timestamp_service.database import connections
+from timestamp_service.database.records import Record
 from timestamp_service.database.schema import TABLE
 from timestamp_service.ledger.book import Book
 from timestamp_service.ledger.client import Line, RequestError, Server
 from timestamp_service.ledger.judge import Verdict, judge
-from timestamp_service.records import Record
 from timestamp_service.settings import Database
 
 _PAGE = 1000

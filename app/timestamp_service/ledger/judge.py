@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from timestamp_service.database.records import Record
 from timestamp_service.ledger.book import Book
-from timestamp_service.records import Record
 
 
 @dataclass(slots=True)

@@ -7,14 +7,17 @@ from http import HTTPStatus
 
 import falcon.asgi
 
-from timestamp_service import docs, http, identifiers, notify, openapi, problems, routes, settings
-from timestamp_service.http import App
-from timestamp_service.logs import Log
+from timestamp_service import identifiers, settings
+from timestamp_service.database.records import Record
 from timestamp_service.query import caching, preferences, ranges
 from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError
-from timestamp_service.records import Record
-from timestamp_service.shortcut import Exchange
-from timestamp_service.start import read_settings
+from timestamp_service.runtime import systemd
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.start import read_settings
+from timestamp_service.server.fast_path import Exchange
+from timestamp_service.web import app as http
+from timestamp_service.web import docs, openapi, problems, routes
+from timestamp_service.web.app import App
 
 SERVICE = "timestamp-query"
 
@@ -197,6 +200,6 @@ def create_app() -> App:
         routes.OPENAPI: http.Fixed(openapi.document(), http.JSON),
         routes.DOCS: http.Fixed(page.content, "text/html", {"Content-Security-Policy": page.policy}),
     }
-    app = http.make_app(reading, resources, log, notify.from_environment(os.environ))
-    app.short = PlainTimestamp(reading)
-    return app
+    application = http.make_app(reading, resources, log, systemd.from_environment(os.environ))
+    application.short = PlainTimestamp(reading)
+    return application

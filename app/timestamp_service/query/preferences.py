@@ -4,7 +4,7 @@ import re
 
 import falcon.asgi
 
-from timestamp_service import problems
+from timestamp_service.web import problems
 
 HEADER = "Prefer"
 APPLIED_HEADER = "Preference-Applied"

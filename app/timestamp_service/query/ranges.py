@@ -12,9 +12,10 @@ from typing import Any
 
 from falcon import uri
 
-from timestamp_service import identifiers, instants, problems
+from timestamp_service import identifiers, instants
+from timestamp_service.database.records import Record
 from timestamp_service.database.schema import TABLE
-from timestamp_service.records import Record
+from timestamp_service.web import problems
 
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 1000

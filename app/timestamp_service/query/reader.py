@@ -8,14 +8,13 @@ from typing import Any
 import psycopg2
 from psycopg2 import errors
 
-from timestamp_service import metrics
 from timestamp_service.database import connections
 from timestamp_service.database.connections import AsyncConnection, DeadlineError
-from timestamp_service.database.reasons import reason
+from timestamp_service.database.errors import reason
+from timestamp_service.database.records import Record
 from timestamp_service.database.schema import TABLE
-from timestamp_service.logs import Log
-from timestamp_service.records import Record
-from timestamp_service.repeats import Repeats
+from timestamp_service.runtime import metrics
+from timestamp_service.runtime.logs import Log, RateLimitedLog
 from timestamp_service.settings import Query
 
 _QUERY_SECONDS = 2.0
@@ -77,7 +76,7 @@ class Reader:
     def __init__(self, config: Query, log: Log) -> None:
         """Connect as `config` says, in the background."""
         self._loop = asyncio.get_running_loop()
-        self._repeats = Repeats(log, _LOG_SECONDS)
+        self._repeated = RateLimitedLog(log, _LOG_SECONDS)
         # What does not answer, while it does not.
         self._missing = "database"
         self._dsn = connections.dsn(config.database, "timestamp-query")
@@ -234,7 +233,7 @@ class Reader:
             except (psycopg2.Error, DeadlineError, OSError) as error:
                 self._missing = "database"
                 description = reason(error)
-                self._repeats.warning("database_connection_lost", description, error=description)
+                self._repeated.warning("database_connection_lost", description, error=description)
             if not self._connected:
                 self._fail_pending()
             await asyncio.sleep(backoff)

@@ -2,8 +2,8 @@
 
 from confluent_kafka import Message
 
-from timestamp_service import messages
-from timestamp_service.topic import Topic
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.topic import Topic
 
 # The partition and offset of a message in the source topic.
 Place = tuple[int, int]

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from timestamp_service.kafka.topic import Topic
 from timestamp_service.rebuild.letters import Place
 from timestamp_service.rebuild.rows import Rows, from_messages
 from timestamp_service.rebuild.table import Table, Written
-from timestamp_service.topic import Topic
 
 
 @dataclass(slots=True)

@@ -8,13 +8,13 @@ import traceback
 import psycopg2
 
 from timestamp_service import settings
-from timestamp_service.database.reasons import reason
-from timestamp_service.logs import Log
+from timestamp_service.database.errors import reason
+from timestamp_service.kafka.topic import StoppedError, TopicError
 from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding, open_topics
 from timestamp_service.rebuild.table import NEW, BusyError, Table
-from timestamp_service.start import begin_run_once
-from timestamp_service.topic import StoppedError, TopicError
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.start import begin_run_once
 
 SERVICE = "timestamp-rebuild"
 

@@ -2,8 +2,8 @@
 
 import time
 
-from timestamp_service.logs import Log
-from timestamp_service.notify import Notifier
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.systemd import Notifier
 
 _EVERY_SECONDS = 2.0
 

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from timestamp_service import messages
-from timestamp_service.dead_letters import BadMessage, DeadLetters, NotDeliveredError
-from timestamp_service.logs import Log
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.dead_letters import BadMessage, DeadLetters, NotDeliveredError
+from timestamp_service.kafka.topic import StalledError, StoppedError, Topic, TopicError
 from timestamp_service.rebuild.letters import Letters, Place
 from timestamp_service.rebuild.loading import Loaded, load
 from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.proof import Proof
 from timestamp_service.rebuild.table import LockedError, Swap, Table
+from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Rebuild
-from timestamp_service.topic import StalledError, StoppedError, Topic, TopicError
 
 # Kafka that gives nothing for so long is down; less patience while writers are held.
 _STALL_SECONDS = 60.0

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from confluent_kafka import Message
 
-from timestamp_service import instants, messages
-from timestamp_service.messages import MalformedError
+from timestamp_service import instants
+from timestamp_service.kafka import messages
+from timestamp_service.kafka.messages import MalformedError
 from timestamp_service.rebuild import checksum
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from timestamp_service import correlation, problems, shortcut
-from timestamp_service.http import App
+from timestamp_service import correlation
+from timestamp_service.server import fast_path
+from timestamp_service.web import problems
+from timestamp_service.web.app import App
 
 # How long a kept connection is served at the end. Longer than nginx keeps one that is idle (role nginx): so
 # nginx never sends a request on a connection that is being closed.
@@ -43,7 +45,7 @@ class Protocol(HttpToolsProtocol):
 
         ours = self._ours
         if ours is not None and ours.short is not None:
-            exchange = shortcut.exchange_of(ours.short.method, cycle, ours.tracing, whole)
+            exchange = fast_path.exchange_of(ours.short.method, cycle, ours.tracing, whole)
             if exchange is not None and ours.short.take(exchange):
                 return
         whole()

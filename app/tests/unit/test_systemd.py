@@ -3,26 +3,26 @@ from pathlib import Path
 
 import pytest
 
-from timestamp_service import notify
-from timestamp_service.notify import Notifier
+from timestamp_service.runtime import systemd
+from timestamp_service.runtime.systemd import Notifier
 
 
 @pytest.fixture
-def systemd(tmp_path: Path) -> "socket.socket":
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    listener.bind(str(tmp_path / "notify"))
-    listener.settimeout(1)
-    return listener
+def listener(tmp_path: Path) -> "socket.socket":
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bound.bind(str(tmp_path / "notify"))
+    bound.settimeout(1)
+    return bound
 
 
-def test_states(systemd: socket.socket) -> None:
-    notifier = Notifier(systemd.getsockname(), watchdog_seconds=30)
+def test_states(listener: socket.socket) -> None:
+    notifier = Notifier(listener.getsockname(), watchdog_seconds=30)
     notifier.status("Waits for the kafka")
     notifier.ready()
     notifier.progress()
     notifier.stopping()
 
-    assert [systemd.recv(100) for _ in range(4)] == [
+    assert [listener.recv(100) for _ in range(4)] == [
         b"STATUS=Waits for the kafka",
         b"READY=1\nSTATUS=Ready",
         b"WATCHDOG=1",
@@ -30,11 +30,11 @@ def test_states(systemd: socket.socket) -> None:
     ]
 
 
-def test_without_a_watchdog_there_is_no_progress_to_tell(systemd: socket.socket) -> None:
-    notifier = Notifier(systemd.getsockname())
+def test_without_a_watchdog_there_is_no_progress_to_tell(listener: socket.socket) -> None:
+    notifier = Notifier(listener.getsockname())
     notifier.progress()
     notifier.ready()
-    assert systemd.recv(100).startswith(b"READY=1")
+    assert listener.recv(100).startswith(b"READY=1")
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_an_abstract_address() -> None:
     ],
 )
 def test_environment(environment: dict[str, str], notifier: Notifier) -> None:
-    assert notify.from_environment(environment) == notifier
-    notify.hide(environment)
+    assert systemd.from_environment(environment) == notifier
+    systemd.hide(environment)
     assert "NOTIFY_SOCKET" not in environment
-    assert notify.from_environment(environment) == notifier
+    assert systemd.from_environment(environment) == notifier

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from timestamp_service import correlation, problems
+from timestamp_service import correlation
 from timestamp_service.correlation import Correlation, CorrelationError
-from timestamp_service.problems import Problem
+from timestamp_service.web import problems
+from timestamp_service.web.problems import Problem
 
 if TYPE_CHECKING:
-    from timestamp_service.http import Tracing
+    from timestamp_service.web.app import Tracing
 
 _START = "/api/v1/timestamp/"
 # What changes neither what is done nor what is answered.

@@ -1,5 +1,6 @@
 """How every process starts: its settings are right, or it ends with one line that says what is not."""
 
+import logging
 import os
 import signal
 import sys
@@ -7,9 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from timestamp_service import logs, notify, settings
-from timestamp_service.logs import Log
-from timestamp_service.notify import Notifier
+from timestamp_service import settings
+from timestamp_service.runtime import logs, systemd
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.systemd import Notifier
 
 # EX_CONFIG of sysexits.h. The units do not restart a process that ends with it.
 EXIT_BAD_SETTING = 78
@@ -30,7 +32,7 @@ def read_settings(service: str, read: Callable[[settings.Environment], Settings]
     try:
         return read(os.environ)
     except settings.SettingError as error:
-        Log(service, logs.LEVELS["info"]).error("bad_setting", setting=error.name, message=str(error))
+        Log(service, logging.INFO).error("bad_setting", setting=error.name, message=str(error))
         sys.exit(EXIT_BAD_SETTING)
 
 
@@ -47,6 +49,6 @@ def begin_run_once(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    notifier = notify.from_environment(os.environ)
+    notifier = systemd.from_environment(os.environ)
     notifier.ready()
     return config, log, stop, notifier

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from timestamp_service.kafka_errors import KafkaErrors
-from timestamp_service.logs import Log
-from timestamp_service.messages import Headers
+from timestamp_service.kafka.errors import KafkaErrors
+from timestamp_service.kafka.messages import Headers
+from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Kafka
 
 _DELIVERY_SECONDS = 10.0

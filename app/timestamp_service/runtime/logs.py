@@ -11,12 +11,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
-
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 # Up to here, the journal's socket takes a write as a whole, whoever else writes.
 _WRITE_BYTES = 16_384
@@ -29,7 +27,7 @@ def write_to_stderr(line: bytes) -> None:
         line = line[os.write(descriptor, line) :]
 
 
-class Turns:
+class LineBuffer:
     """Writes the lines of one turn of an event loop together: a write costs more than what is in it."""
 
     def __init__(self, write: Callable[[bytes], None], loop: asyncio.AbstractEventLoop) -> None:
@@ -71,18 +69,18 @@ class Log:
         self.service = service
         self.level = level
         self._write = self._write_at_once = write
-        self._turns: Turns | None = None
+        self._buffer: LineBuffer | None = None
 
-    def join_turns(self) -> None:
+    def join_lines(self) -> None:
         """Write the lines of one turn of the running event loop together, but warnings and errors at once."""
-        self._turns = Turns(self._write_at_once, asyncio.get_running_loop())
-        self._write = self._turns.add
+        self._buffer = LineBuffer(self._write_at_once, asyncio.get_running_loop())
+        self._write = self._buffer.add
 
-    def part_turns(self) -> None:
+    def separate_lines(self) -> None:
         """Write each line at once again."""
-        if self._turns is not None:
-            self._turns.flush()
-        self._turns = None
+        if self._buffer is not None:
+            self._buffer.flush()
+        self._buffer = None
         self._write = self._write_at_once
 
     def debug(self, event: str, **fields: Any) -> None:
@@ -109,8 +107,8 @@ class Log:
         members = json.dumps(content, default=str, separators=(",", ":"))[1:-1]
         start = self._start(level, event)
         self._write(f"{start},{members}}}\n".encode() if members else f"{start}}}\n".encode())
-        if level >= logging.WARNING and self._turns is not None and self._turns.mine():
-            self._turns.flush()
+        if level >= logging.WARNING and self._buffer is not None and self._buffer.mine():
+            self._buffer.flush()
 
     def each(self, event: str, members: Iterable[str]) -> None:
         """Write a line (info) for each of `members`: what follows the event in it, as JSON members."""
@@ -151,6 +149,30 @@ class _Names(dict[int, str]):
 
 
 _NAMES = _Names()
+
+
+class RateLimitedLog:
+    """Writes warnings of one kind once in a while, with how many were left out since."""
+
+    def __init__(
+        self, log: Log, every_seconds: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Write by `log`, each kind once in `every_seconds`."""
+        self._log = log
+        self._every = every_seconds
+        self._clock = clock
+        self._due: dict[Hashable, float] = {}
+        self._left_out: dict[Hashable, int] = {}
+
+    def warning(self, event: str, kind: Hashable, **fields: object) -> None:
+        """Write a warning unless one of its event and kind was written not long ago."""
+        now = self._clock()
+        key = event, kind
+        if now < self._due.get(key, now):
+            self._left_out[key] = self._left_out.get(key, 0) + 1
+            return
+        self._due[key] = now + self._every
+        self._log.warning(event, **fields, left_out=self._left_out.pop(key, None))
 
 
 class LibraryHandler(logging.Handler):

@@ -4,7 +4,8 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from timestamp_service import __version__, identifiers, instants, problems, routes
+from timestamp_service import __version__, identifiers, instants
+from timestamp_service.web import problems, routes
 
 JSON = "application/json"
 

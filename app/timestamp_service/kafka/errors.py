@@ -2,8 +2,7 @@
 
 from confluent_kafka import KafkaError
 
-from timestamp_service.logs import Log
-from timestamp_service.repeats import Repeats
+from timestamp_service.runtime.logs import Log, RateLimitedLog
 
 
 class KafkaErrors:
@@ -11,10 +10,10 @@ class KafkaErrors:
 
     def __init__(self, log: Log) -> None:
         """Write by `log`."""
-        self._repeats = Repeats(log)
+        self._repeated = RateLimitedLog(log)
 
     def report(self, error: KafkaError, event: str = "kafka_error") -> bool:
         """Log `error` unless it goes on; tell whether the client that reports it can do no more."""
-        self._repeats.warning(event, error.name(), error=error.str(), name=error.name())
+        self._repeated.warning(event, error.name(), error=error.str(), name=error.name())
         # An error that is reported by its callback does not have the mark, but this code.
         return bool(error.fatal()) or error.code() == KafkaError._FATAL

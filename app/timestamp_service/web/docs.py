@@ -17,7 +17,7 @@ class Page:
 
 def page() -> Page:
     """Read the page from the package."""
-    content = (files("timestamp_service") / "docs.html").read_bytes()
+    content = (files("timestamp_service.web") / "docs.html").read_bytes()
     return Page(
         content,
         f"default-src 'none'; connect-src 'self'; img-src data:; script-src {_hash(content, b'script')}; "

@@ -14,9 +14,9 @@ from gunicorn.glogging import Logger
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from timestamp_service import logs, notify
-from timestamp_service.http import App
-from timestamp_service.protocol import LAST_SECONDS, Protocol
+from timestamp_service.runtime import logs, systemd
+from timestamp_service.server.protocol import LAST_SECONDS, Protocol
+from timestamp_service.web.app import App
 
 # So that uvicorn knows each connection that was accepted, when it tells all of them of the end.
 _ACCEPTED_SECONDS = 0.05
@@ -51,7 +51,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         """Tell of progress, unless work is stuck; gunicorn replaces a worker that it does not hear of."""
         if self.wsgi.work.progressing():
             self.notify()
-            notify.from_environment(os.environ).progress()
+            systemd.from_environment(os.environ).progress()
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi

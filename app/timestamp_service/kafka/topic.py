@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from timestamp_service.kafka_errors import KafkaErrors
-from timestamp_service.logs import Log
+from timestamp_service.kafka.errors import KafkaErrors
+from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Kafka
 
 _REQUEST_SECONDS = 10.0

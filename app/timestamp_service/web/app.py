@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import falcon
 import falcon.asgi
 
-from timestamp_service import correlation, identifiers, metrics, problems, routes
+from timestamp_service import correlation, identifiers
 from timestamp_service.correlation import Correlation
-from timestamp_service.logs import Log
-from timestamp_service.metrics import Tally
-from timestamp_service.notify import Notifier
-from timestamp_service.shortcut import Short
+from timestamp_service.runtime import metrics
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.metrics import Tally
+from timestamp_service.runtime.systemd import Notifier
+from timestamp_service.server.fast_path import Short
+from timestamp_service.web import problems, routes
 
 JSON = "application/json"
 
@@ -71,7 +73,7 @@ class Lifespan:
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Start the work. Requests are served at once, ready or not."""
-        self._log.join_turns()
+        self._log.join_lines()
         await self._work.start()
         self._tasks = [asyncio.create_task(task) for task in (self._become_ready(), self._measure())]
 
@@ -83,7 +85,7 @@ class Lifespan:
         self._work.measure()
         metrics.flush()
         self._log.info("stopped")
-        self._log.part_turns()
+        self._log.separate_lines()
 
     async def _measure(self) -> None:
         while True:

@@ -1,0 +1,1 @@
+"""What every process does beside its work: start, log, count, and report to systemd."""

@@ -1,0 +1,1 @@
+"""uvicorn and gunicorn: everything that imports them."""
