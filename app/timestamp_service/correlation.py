@@ -10,6 +10,7 @@ from timestamp_service.identifiers import UUID
 
 HEADER = "correlationId"
 TRACE_HEADER = "traceparent"
+_REPLY_HEADER = HEADER.lower()
 
 # W3C Trace Context, section 3.2: version 00, and neither id is all zeros.
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -19,7 +20,7 @@ class CorrelationError(ValueError):
     """The header correlationId is not a UUID."""
 
 
-# A tuple: a frozen dataclass takes thrice as long to make.
+# A tuple: a frozen dataclass takes three times as long to create.
 class Correlation(NamedTuple):
     """The correlation id of a request, and its traceparent where it came with one."""
 
@@ -32,6 +33,12 @@ class Correlation(NamedTuple):
         if self.traceparent is not None:
             headers.append((TRACE_HEADER, self.traceparent.encode()))
         return headers
+
+    def reply_headers(self) -> tuple[tuple[str, str], ...]:
+        """Return the headers of the answer to the request (names in lower case)."""
+        if self.traceparent is None:
+            return ((_REPLY_HEADER, self.identifier),)
+        return (_REPLY_HEADER, self.identifier), (TRACE_HEADER, self.traceparent)
 
 
 def new() -> Correlation:
@@ -62,10 +69,10 @@ def from_kafka(headers: Sequence[tuple[str, str | bytes | None]] | None) -> Corr
         alone = headers[0][1]
         text = alone.decode("ascii", "replace") if isinstance(alone, bytes) else alone
         return None if text is None or UUID.fullmatch(text) is None else Correlation(text)
-    found = {name: value for name, value in headers if name in (HEADER, TRACE_HEADER)}
+    carried = {name: value for name, value in headers if name in (HEADER, TRACE_HEADER)}
     texts = {
         name: value.decode("ascii", "replace") if isinstance(value, bytes) else value
-        for name, value in found.items()
+        for name, value in carried.items()
     }
     if texts.get(HEADER) is None:
         return None

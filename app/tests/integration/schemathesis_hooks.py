@@ -8,7 +8,7 @@ import schemathesis
 from hypothesis import strategies as st
 
 from timestamp_service.query import ranges
-from timestamp_service.query.ranges import Place
+from timestamp_service.query.ranges import Cursor
 
 
 def _timestamp(moment: datetime, fraction: str, separator: str, offset: int | None) -> str:
@@ -31,7 +31,7 @@ schemathesis.openapi.format("date-time", timestamps)
 schemathesis.openapi.format(
     "cursor",
     st.builds(
-        lambda moment, identifier: ranges.cursor(Place(f"{moment.isoformat()}Z", str(identifier))),
+        lambda moment, identifier: ranges.encode_cursor(Cursor(f"{moment.isoformat()}Z", str(identifier))),
         st.datetimes(datetime(1, 1, 1)),  # noqa: DTZ001 (UTC is meant)
         st.uuids(),
     ),

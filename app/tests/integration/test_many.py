@@ -13,7 +13,7 @@ import pytest
 from tests.integration.processes import until
 from tests.integration.service import Answer, Running, World
 from timestamp_service.command.publisher import BULK_MAX
-from timestamp_service.query.ranges import Place, Range
+from timestamp_service.query.ranges import Cursor, Range
 
 pytestmark = pytest.mark.integration
 
@@ -209,7 +209,7 @@ def test_pages_are_not_kept(running: Running) -> None:
 
 def test_a_page_costs_the_same_wherever_it_is(running: Running) -> None:
     start = "1850-01-01T00:00:00Z"
-    place = Place("1850-01-01T00:00:05Z", "00000000-0000-0000-0000-000000000000")
+    place = Cursor("1850-01-01T00:00:05Z", "00000000-0000-0000-0000-000000000000")
     query, values = Range(start, "1851-01-01T00:00:00Z", 10, place).query()
     plan = running.world.postgres.run(
         running.world.database, f"SET enable_seqscan = off; EXPLAIN {query}", values

@@ -9,12 +9,13 @@ from timestamp_service.command import bulk
 from timestamp_service.command.bulk import Instant
 from timestamp_service.command.publisher import BULK_MAX
 from timestamp_service.web.problems import Problem
+from timestamp_service.web.reply import JSON
 
 SENT = "2009-09-28T19:03:12.50+02:00"
 CANONICAL = "2009-09-28T17:03:12.5Z"
 
 
-def read(body: bytes, content_type: str | None = bulk.JSON, **headers: str) -> list[Instant]:
+def read(body: bytes, content_type: str | None = JSON, **headers: str) -> list[Instant]:
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if content_type is not None:
         sent["Content-Type"] = content_type
@@ -36,7 +37,7 @@ def test_bodies(content_type: str, body: bytes) -> None:
     assert read(body, content_type) == [Instant(SENT, CANONICAL), Instant(CANONICAL, CANONICAL)]
 
 
-@pytest.mark.parametrize(("content_type", "body"), [(bulk.JSON, b"[]"), (bulk.LINES, b"")])
+@pytest.mark.parametrize(("content_type", "body"), [(JSON, b"[]"), (bulk.LINES, b"")])
 def test_none_at_all(content_type: str, body: bytes) -> None:
     assert read(body, content_type) == []
 
@@ -53,20 +54,20 @@ def test_as_large_as_it_may_be() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "content_type", "headers"),
     [
-        (400, b"", bulk.JSON, {}),
-        (400, b"[", bulk.JSON, {}),
-        (400, b"\xff", bulk.JSON, {}),
-        (400, b"[" * 100_000, bulk.JSON, {}),
-        (413, b" " * (bulk.BODY_MAX_BYTES + 1), bulk.JSON, {}),
-        (413, b"[]", bulk.JSON, {"Content_Length": str(bulk.BODY_MAX_BYTES + 1)}),
-        (413, json.dumps([CANONICAL] * (BULK_MAX + 1)).encode(), bulk.JSON, {}),
+        (400, b"", JSON, {}),
+        (400, b"[", JSON, {}),
+        (400, b"\xff", JSON, {}),
+        (400, b"[" * 100_000, JSON, {}),
+        (413, b" " * (bulk.BODY_MAX_BYTES + 1), JSON, {}),
+        (413, b"[]", JSON, {"Content_Length": str(bulk.BODY_MAX_BYTES + 1)}),
+        (413, json.dumps([CANONICAL] * (BULK_MAX + 1)).encode(), JSON, {}),
         (413, b"\n" * (BULK_MAX + 2), bulk.LINES, {}),
         (415, b"[]", None, {}),
         (415, b"[]", "text/plain", {}),
-        (415, b"[]", bulk.JSON, {"Content_Encoding": "gzip"}),
-        (422, b"{}", bulk.JSON, {}),
-        (422, b'"x"', bulk.JSON, {}),
-        (422, b"null", bulk.JSON, {}),
+        (415, b"[]", JSON, {"Content_Encoding": "gzip"}),
+        (422, b"{}", JSON, {}),
+        (422, b'"x"', JSON, {}),
+        (422, b"null", JSON, {}),
     ],
 )
 def test_what_is_refused(status: int, body: bytes, content_type: str | None, headers: dict[str, str]) -> None:
@@ -78,7 +79,7 @@ def test_what_is_refused(status: int, body: bytes, content_type: str | None, hea
 @pytest.mark.parametrize(
     ("content_type", "body"),
     [
-        (bulk.JSON, f'["{SENT}", "x", 7, null, "{SENT}", "2009-09-31T00:00:00Z"]'.encode()),
+        (JSON, f'["{SENT}", "x", 7, null, "{SENT}", "2009-09-31T00:00:00Z"]'.encode()),
         (bulk.LINES, f'"{SENT}"\n"x"\n7\n\n"{SENT}"\n"2009-09-31T00:00:00Z"\n'.encode()),
     ],
 )

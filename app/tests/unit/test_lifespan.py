@@ -3,11 +3,11 @@ import logging
 
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
-from timestamp_service.web.app import Lifespan
+from timestamp_service.web.lifespan import Lifespan
 
 
 class Counting:
-    """Work whose dependency answers at the second time of asking."""
+    """A backend whose dependency answers at the second time of asking."""
 
     def __init__(self) -> None:
         self.checks = 0
@@ -37,14 +37,14 @@ class Counting:
 
 def test_dependencies_are_asked_again_until_the_end() -> None:
     async def live() -> tuple[int, int]:
-        work = Counting()
-        lifespan = Lifespan(work, Log("test", logging.ERROR), Notifier(), refresh_seconds=0.01)
+        backend = Counting()
+        lifespan = Lifespan(backend, Log("test", logging.ERROR), Notifier(), refresh_seconds=0.01)
         await lifespan.process_startup({}, {})
-        await work.often.wait()
+        await backend.often.wait()
         await lifespan.process_shutdown({}, {})
-        ended = work.checks
+        ended = backend.checks
         await asyncio.sleep(0.05)
-        return ended, work.checks
+        return ended, backend.checks
 
     ended, later = asyncio.run(asyncio.wait_for(live(), 10))
     assert ended == later >= 5

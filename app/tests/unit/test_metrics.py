@@ -2,7 +2,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from timestamp_service.runtime import metrics
-from timestamp_service.runtime.metrics import Tally
+from timestamp_service.runtime.metrics import HistogramBuffer
 
 
 def test_a_tally_is_as_its_observations_one_by_one() -> None:
@@ -11,7 +11,7 @@ def test_a_tally_is_as_its_observations_one_by_one() -> None:
     one_by_one, together = (
         Histogram(name, name, buckets=(0.0005, 0.1, 30), registry=registry) for name in ("a", "b")
     )
-    tally = Tally(together)
+    tally = HistogramBuffer(together)
     for number, seconds in enumerate(observed):
         one_by_one.observe(seconds)
         tally.observe(seconds)

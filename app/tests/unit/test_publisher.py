@@ -5,7 +5,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from timestamp_service import settings
-from timestamp_service.command.publisher import NotPublishedError, Publisher
+from timestamp_service.command.acknowledgements import NotPublishedError
+from timestamp_service.command.publisher import Publisher
 from timestamp_service.runtime.logs import Log
 
 # A port that nobody listens on.

@@ -4,12 +4,12 @@ import pytest
 
 from timestamp_service.database.records import Record
 from timestamp_service.query import ranges
-from timestamp_service.query.ranges import Place, Range
+from timestamp_service.query.ranges import Cursor, Range
 from timestamp_service.web.problems import Problem
 
 INSTANT = "2009-09-28T19:03:12.123456789Z"
 IDENTIFIER = "01890a5d-ac96-774b-bcce-b302099a8057"
-PLACE = Place(INSTANT, IDENTIFIER)
+CURSOR = Cursor(INSTANT, IDENTIFIER)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ PLACE = Place(INSTANT, IDENTIFIER)
         ("to=2009-09-28%2019:03:12z", Range(end="2009-09-28T19:03:12Z")),
         ("limit=1", Range(limit=1)),
         ("limit=1000", Range(limit=1000)),
-        (f"cursor={ranges.cursor(PLACE)}", Range(after=PLACE)),
+        (f"cursor={ranges.encode_cursor(CURSOR)}", Range(after=CURSOR)),
     ],
 )
 def test_parse(query: str, expected: Range) -> None:
@@ -50,7 +50,7 @@ def test_parse(query: str, expected: Range) -> None:
         ("cursor=é", "next of the page before"),
         ("cursor=" + base64.urlsafe_b64encode(b"x y").decode(), "next of the page before"),
         ("cursor=" + base64.urlsafe_b64encode(f"{INSTANT} {INSTANT} x".encode()).decode(), "page before"),
-        (f"cursor={ranges.cursor(PLACE)}!", "next of the page before"),
+        (f"cursor={ranges.encode_cursor(CURSOR)}!", "next of the page before"),
     ],
 )
 def test_what_is_refused(query: str, told: str) -> None:
@@ -61,7 +61,7 @@ def test_what_is_refused(query: str, told: str) -> None:
 
 
 def test_every_condition_is_in_the_query() -> None:
-    query, values = Range(INSTANT, "2010-01-01T00:00:00Z", 7, PLACE).query()
+    query, values = Range(INSTANT, "2010-01-01T00:00:00Z", 7, CURSOR).query()
     assert query.count("%s") == len(values)
     assert values == (
         *("2009-09-28T19:03:12.123456Z", 789),
@@ -77,6 +77,6 @@ def test_a_page() -> None:
     assert (
         Range(limit=2)
         .page(records)
-        .endswith(f'"next":"{ranges.cursor(Place(INSTANT, records[1].identifier))}"}}'.encode())
+        .endswith(f'"next":"{ranges.encode_cursor(Cursor(INSTANT, records[1].identifier))}"}}'.encode())
     )
     assert Range().page([]) == b'{"items":[],"next":null}'

@@ -9,22 +9,39 @@ import falcon.asgi
 
 from timestamp_service import identifiers, instants, settings
 from timestamp_service.command import bulk, idempotency
-from timestamp_service.command.publisher import NotPublishedError, OverloadedError, Publisher
+from timestamp_service.command.acknowledgements import NotPublishedError
+from timestamp_service.command.publisher import OverloadedError, Publisher
 from timestamp_service.kafka import messages
 from timestamp_service.kafka.messages import Command
 from timestamp_service.runtime import systemd
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import read_settings
-from timestamp_service.server.fast_path import Exchange
-from timestamp_service.web import app as http
 from timestamp_service.web import problems, routes
-from timestamp_service.web.app import App
+from timestamp_service.web.app import App, make_app
+from timestamp_service.web.probes import require_json_accepted
+from timestamp_service.web.reply import JSON, PlainRequest, Reply
+from timestamp_service.web.request_log import correlation_of
 
 SERVICE = "timestamp-command"
 
 
-class Recording:
-    """The work of the command API: publishing commands."""
+def recorded(identifier: str) -> Reply:
+    """Return the answer to who has recorded one instant."""
+    return Reply(
+        200,
+        (("content-type", JSON), ("location", f"/api/v1/timestamp/{identifier}")),
+        b'{"id":"%s"}' % identifier.encode(),
+    )
+
+
+def all_recorded(new: Sequence[str]) -> Reply:
+    """Return the answer to who has recorded many instants: their ids, in order."""
+    body = b'{"ids":[%s]}' % ",".join([f'"{identifier}"' for identifier in new]).encode()
+    return Reply(200, (("content-type", JSON),), body)
+
+
+class CommandBackend:
+    """The backend of the command API: it publishes commands."""
 
     def __init__(self, config: settings.Command, log: Log) -> None:
         """Publish as `config` says, once it is started."""
@@ -33,7 +50,7 @@ class Recording:
         self._publisher: Publisher | None = None
 
     async def start(self) -> None:
-        """Make the producer: after the fork, since its threads do not survive one."""
+        """Create the producer: after the fork, since its threads do not survive one."""
         self._publisher = Publisher(self._config, self._log)
 
     @property
@@ -42,15 +59,15 @@ class Recording:
         return self._publisher
 
     async def check(self) -> str | None:
-        """Name kafka when it does not answer."""
+        """Return "kafka" when it does not answer."""
         return "kafka" if self._publisher is None else await self._publisher.check()
 
     def progressing(self) -> bool:
-        """Tell whether acknowledgements come by when they are due."""
+        """Return whether acknowledgements come by when they are due."""
         return self._publisher is None or self._publisher.progressing()
 
     def measure(self) -> None:
-        """Tell of messages in flight."""
+        """Update the gauges of messages in flight."""
         if self._publisher is not None:
             self._publisher.measure()
 
@@ -65,7 +82,7 @@ class Recording:
     async def record(self, instant: str, request: falcon.asgi.Request, sent: str | None) -> str:
         """Publish `instant` and return its id once it is acknowledged. Raises Problem.
 
-        `sent`: the timestamp as it was sent, None where none was; the id of an idempotency key is made of it.
+        `sent`: the timestamp as it was sent, or None; the id of an idempotency key depends on it.
         """
         key = idempotency.key_of(request)
         if key is None:
@@ -80,7 +97,7 @@ class Recording:
             await self._publisher.publish(
                 identifier,
                 messages.encode(command),
-                http.correlation_of(request).kafka_headers(),
+                correlation_of(request).kafka_headers(),
                 by_key=key is not None,
             )
         except NotPublishedError:
@@ -89,99 +106,92 @@ class Recording:
             raise _overloaded() from None
         return identifier
 
-    async def record_all(self, found: Sequence[bulk.Instant], request: falcon.asgi.Request) -> list[str]:
+    async def record_all(self, sent: Sequence[bulk.Instant], request: falcon.asgi.Request) -> list[str]:
         """Publish all and return their ids, in order, once all are acknowledged. Raises Problem."""
         key = idempotency.key_of(request)
         if self._publisher is None:
             raise problems.unavailable("kafka")
         if key is None:
-            made = [identifiers.new() for _ in found]
+            new = [identifiers.new() for _ in sent]
         else:
-            made = [
-                identifiers.from_key(key, f"bulk:{index}", instant.sent)
-                for index, instant in enumerate(found)
+            new = [
+                identifiers.from_key(key, f"bulk:{index}", instant.sent) for index, instant in enumerate(sent)
             ]
         commands = [
             (identifier, messages.encode(Command(identifier, instant.canonical)))
-            for identifier, instant in zip(made, found, strict=True)
+            for identifier, instant in zip(new, sent, strict=True)
         ]
-        headers = http.correlation_of(request).kafka_headers()
+        headers = correlation_of(request).kafka_headers()
         try:
             await self._publisher.publish_all(commands, headers, by_key=key is not None)
         except NotPublishedError:
-            raise problems.Problem(
+            raise problems.try_again(
                 503,
                 "The log has not acknowledged all records in time; some may be recorded. "
                 f"Repeating the request is safe with the same {idempotency.HEADER}.",
-                retry_after=1,
             ) from None
         except OverloadedError:
             raise _overloaded() from None
-        return made
+        return new
 
 
 def _late() -> problems.Problem:
-    return problems.Problem(
-        503, "The log has not acknowledged the record in time. Try again shortly.", retry_after=1
-    )
+    return problems.try_again(503, "The log has not acknowledged the record in time. Try again shortly.")
 
 
 def _overloaded() -> problems.Problem:
-    return problems.Problem(503, "Too many records are on their way. Try again shortly.", retry_after=1)
+    return problems.try_again(503, "Too many records are on their way. Try again shortly.")
 
 
 class PlainTimestamp:
-    """The short way of `POST /api/v1/timestamp/{timestamp}`."""
+    """The fast path of `POST /api/v1/timestamp/{timestamp}`."""
 
     method = "POST"
 
-    def __init__(self, recording: Recording, log: Log) -> None:
-        """Record by `recording`."""
-        self._recording = recording
+    def __init__(self, backend: CommandBackend, log: Log) -> None:
+        """Record by `backend`."""
+        self._backend = backend
         self._log = log
 
-    def take(self, exchange: Exchange) -> bool:
-        """Answer once the record is acknowledged; or leave it to the whole way where nothing can be sent."""
-        publisher = self._recording.publisher
+    def try_handle(self, request: PlainRequest) -> bool:
+        """Answer once the record is acknowledged; leave it to the framework where nothing can be sent."""
+        publisher = self._backend.publisher
         if publisher is None:
             return False
         try:
-            instant = instants.normalise(exchange.text)
-            identifier = exchange.command_id = identifiers.new()
+            instant = instants.normalise(request.text)
+            identifier = request.command_id = identifiers.new()
             publisher.send(
                 identifier,
                 messages.encode(Command(identifier, instant)),
-                exchange.correlation.kafka_headers(),
-                partial(self._answer, exchange, identifier),
+                request.correlation.kafka_headers(),
+                partial(self._answer, request, identifier),
             )
         except (instants.InstantError, NotPublishedError, OverloadedError):
             return False
         return True
 
-    def _answer(self, exchange: Exchange, identifier: str, acknowledged: bool) -> None:
+    def _answer(self, request: PlainRequest, identifier: str, acknowledged: bool) -> None:
         try:
             if acknowledged:
-                exchange.answer(
-                    f"content-type: {http.JSON}\r\nlocation: /api/v1/timestamp/{identifier}\r\n",
-                    b'{"id":"%s"}' % identifier.encode(),
-                )
+                request.send(recorded(identifier))
             else:
-                exchange.fail(_late())
+                request.send(problems.reply(_late(), request.instance, request.correlation.identifier))
         except Exception as error:
-            # It is called from the producer's polling, which must go on.
+            # It is called while the producer is polled, which must go on.
             self._log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
 
 
 class Timestamp:
     """`POST /api/v1/timestamp/{timestamp}` records that instant."""
 
-    def __init__(self, recording: Recording) -> None:
-        """Record by `recording`."""
-        self._recording = recording
+    def __init__(self, backend: CommandBackend) -> None:
+        """Record by `backend`."""
+        self._backend = backend
 
     async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response, text: str) -> None:
         """Answer the id of the record."""
-        http.require_json_accepted(request)
+        require_json_accepted(request)
         try:
             instant = instants.normalise(text)
         except instants.InstantError as error:
@@ -189,57 +199,48 @@ class Timestamp:
                 400,
                 f"The timestamp is not accepted: {error}. Expected is RFC 3339 such as {instants.EXAMPLE}.",
             ) from None
-        answer(response, await self._recording.record(instant, request, text))
+        recorded(await self._backend.record(instant, request, text)).fill(response)
 
 
 class Now:
     """`POST /api/v1/timestamp` and `POST /app` record the current time."""
 
-    def __init__(self, recording: Recording) -> None:
-        """Record by `recording`."""
-        self._recording = recording
+    def __init__(self, backend: CommandBackend) -> None:
+        """Record by `backend`."""
+        self._backend = backend
 
     async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Answer the id of the record."""
-        http.require_json_accepted(request)
-        answer(response, await self._recording.record(instants.now(), request, None))
+        require_json_accepted(request)
+        recorded(await self._backend.record(instants.now(), request, None)).fill(response)
 
 
 class Timestamps:
     """`POST /api/v1/timestamps` records many instants: all of them, or none."""
 
-    def __init__(self, recording: Recording) -> None:
-        """Record by `recording`."""
-        self._recording = recording
+    def __init__(self, backend: CommandBackend) -> None:
+        """Record by `backend`."""
+        self._backend = backend
 
     async def on_post(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Answer the ids of the records, in the order of the instants."""
-        http.require_json_accepted(request)
-        made = await self._recording.record_all(await bulk.read(request), request)
-        response.content_type = http.JSON
-        response.data = b'{"ids":[%s]}' % ",".join([f'"{identifier}"' for identifier in made]).encode()
-
-
-def answer(response: falcon.asgi.Response, identifier: str) -> None:
-    """Fill `response` with the id of a new record."""
-    response.content_type = http.JSON
-    response.set_header("Location", f"/api/v1/timestamp/{identifier}")
-    response.data = b'{"id":"%s"}' % identifier.encode()
+        require_json_accepted(request)
+        all_recorded(await self._backend.record_all(await bulk.read(request), request)).fill(response)
 
 
 def create_app() -> App:
     """Return the command API with the settings of the environment.
 
-    It starts nothing: it is made before the fork.
+    It starts nothing: it is created before the fork.
     """
     config = read_settings(SERVICE, settings.read_command)
     log = Log(SERVICE, config.server.log_level)
-    recording = Recording(config, log)
+    backend = CommandBackend(config, log)
     resources = {
-        routes.RECORD: Timestamp(recording),
-        routes.RECORDS: Timestamps(recording),
-        **dict.fromkeys(routes.NOW, Now(recording)),
+        routes.RECORD: Timestamp(backend),
+        routes.RECORDS: Timestamps(backend),
+        **dict.fromkeys(routes.NOW, Now(backend)),
     }
-    application = http.make_app(recording, resources, log, systemd.from_environment(os.environ))
-    application.short = PlainTimestamp(recording, log)
-    return application
+    app = make_app(backend, resources, log, systemd.from_environment(os.environ))
+    app.fast_path = PlainTimestamp(backend, log)
+    return app

@@ -10,8 +10,8 @@ import falcon.asgi
 from timestamp_service import instants
 from timestamp_service.command.publisher import BULK_MAX
 from timestamp_service.web import problems
+from timestamp_service.web.reply import JSON
 
-JSON = "application/json"
 LINES = "application/x-ndjson"
 MEDIA_TYPES = (JSON, LINES)
 BODY_MAX_BYTES = 1024 * 1024
@@ -48,7 +48,7 @@ async def read(request: falcon.asgi.Request) -> list[Instant]:
         raise problems.Problem(
             413, f"The body holds {len(texts)} instants. Expected are {BULK_MAX} at most: send it in parts."
         )
-    found = await _normalised(texts, errors)
+    normalised = await _normalised(texts, errors)
     if errors:
         raise problems.Problem(
             422,
@@ -56,7 +56,7 @@ async def read(request: falcon.asgi.Request) -> list[Instant]:
             f"Expected is RFC 3339 such as {instants.EXAMPLE}.",
             errors=[{"index": index, "detail": errors[index]} for index in sorted(errors)],
         )
-    return found
+    return normalised
 
 
 async def _body(request: falcon.asgi.Request) -> bytes:
@@ -100,7 +100,7 @@ def _lines(body: bytes, errors: dict[int, str]) -> Sequence[object]:
 
 
 async def _normalised(texts: Sequence[object], errors: dict[int, str]) -> list[Instant]:
-    found = []
+    normalised = []
     for index, text in enumerate(texts):
         if index % TURN == TURN - 1:
             await asyncio.sleep(0)
@@ -108,7 +108,7 @@ async def _normalised(texts: Sequence[object], errors: dict[int, str]) -> list[I
             errors.setdefault(index, "it is not a string")
             continue
         try:
-            found.append(Instant(text, instants.normalise(text)))
+            normalised.append(Instant(text, instants.normalise(text)))
         except instants.InstantError as error:
             errors[index] = str(error)
-    return found
+    return normalised

@@ -2,41 +2,45 @@
 
 A thread that polls and the event loop fight over the interpreter's lock, which costs a third of the
 throughput and half of the latency. So, while messages are in flight, the loop itself polls at each turn.
-A turn in which nothing came waits within the library, which knows of an acknowledgement at once: a timer of
-the loop comes a millisecond late, and with many in flight all of them wait for it together.
+A turn in which nothing new came waits within the library, which learns of an acknowledgement at once: a timer
+of the loop comes a millisecond late, and with many in flight all of them would wait for it together.
 """
 
 import asyncio
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from timestamp_service import settings
+from timestamp_service.command.acknowledgements import (
+    Acknowledgement,
+    Deadlines,
+    DeliveryCallback,
+    NotPublishedError,
+)
 from timestamp_service.kafka.errors import KafkaErrors
 from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log
-from timestamp_service.runtime.metrics import Tally
+from timestamp_service.runtime.metrics import HistogramBuffer
 
 # With few in flight, turns of the loop are the fastest way to wait (a thread that sleeps is woken late), but
-# beyond this since the last acknowledgement too costly a one.
+# once the last acknowledgement is this old they cost too much.
 _SPIN_SECONDS = 0.002
 _SPIN_MOST = 16
-# So long at most the loop does nothing but wait for an acknowledgement. The library counts milliseconds.
+# The loop does nothing but wait for an acknowledgement for so long at most. The library counts milliseconds.
 _WAIT_SECONDS = 0.001
 # Messages are held while more are on their way, to be sent together, but no longer than this.
 _HOLD_SECONDS = 0.005
 _IDLE_POLL_SECONDS = 1.0
-# Messages of one moment go to one partition: few large batches cost the broker less than many small ones.
+# Messages of one moment go to one partition: a few large batches cost the broker less than many small ones.
 _MOMENTS_PER_SECOND = 200
-# A delivery report is due by the acknowledgement's deadline; without any for this much longer, we are stuck.
+# A delivery report is due by the acknowledgement's deadline; without one for this much longer, we are stuck.
 _STUCK_SECONDS = 15.0
 _METADATA_SECONDS = 2.0
-_SWEEP_SECONDS = 0.05
-# Messages of one bulk at most: the queue has room for one beyond what may be in flight.
+# The most messages of one bulk: the queue has room for one bulk beyond what may be in flight.
 BULK_MAX = 10_000
 # After so many of a bulk the event loop has a turn: about a millisecond.
 _BULK_TURN = 500
@@ -44,41 +48,12 @@ _BULK_TURN = 500
 Headers = list[tuple[str, str | bytes | None]]
 
 
-class NotPublishedError(Exception):
-    """The broker has not acknowledged the message in time; it may or may not be in the log."""
-
-
 class OverloadedError(Exception):
     """Too many messages are in flight; this one was not sent."""
 
 
-class Receipt:
-    """A future for one who has no task: `then` is called once, with whether all replicas have the message."""
-
-    __slots__ = ("_done", "_then")
-
-    def __init__(self, then: Callable[[bool], None]) -> None:
-        """Call `then` at the end."""
-        self._then = then
-        self._done = False
-
-    def done(self) -> bool:
-        """Tell whether it has ended."""
-        return self._done
-
-    def set_result(self, _result: None) -> None:
-        """End well."""
-        self._done = True
-        self._then(True)
-
-    def set_exception(self, _error: NotPublishedError) -> None:
-        """End badly."""
-        self._done = True
-        self._then(False)
-
-
 Report = Callable[[KafkaError | None, Message], None]
-_Held = tuple[str, bytes, Headers, Report, "asyncio.Future[None] | Receipt"]
+_Held = tuple[str, bytes, Headers, Report, Acknowledgement]
 
 
 class Publisher:
@@ -97,7 +72,7 @@ class Publisher:
         self._acknowledge_seconds = config.acknowledge_seconds
         self._in_flight_max = config.in_flight_max
         self._partitions: list[int] = []
-        self._waiting: deque[tuple[float, asyncio.Future[None] | Receipt]] = deque()
+        self._deadlines = Deadlines(self._loop, config.acknowledge_seconds)
         self._held: list[_Held] = []
         self._held_since = 0.0
         self._in_flight = 0
@@ -106,10 +81,9 @@ class Publisher:
         self._taken_before = 0
         # Since `measure` was called.
         self._produced = 0
-        self._acknowledgement = Tally(metrics.ACKNOWLEDGEMENT)
+        self._acknowledgement = HistogramBuffer(metrics.ACKNOWLEDGEMENT)
         self._last_report = 0.0
         self._poll_handle: asyncio.Handle | None = None
-        self._sweep_handle: asyncio.Handle | None = None
         self._failed = False
         self._producer = Producer(
             {
@@ -131,7 +105,7 @@ class Publisher:
         self._poll_idle()
 
     def measure(self) -> None:
-        """Bring the gauges up to date."""
+        """Update the gauges."""
         metrics.IN_FLIGHT.set(self._in_flight)
         produced, self._produced = self._produced, 0
         metrics.PRODUCED.inc(produced)
@@ -156,14 +130,14 @@ class Publisher:
 
         `then` may not raise. Raises as `publish` does, and does not call it then.
         """
-        self._send(key, value, headers, Receipt(then), by_key=False)
+        self._send(key, value, headers, DeliveryCallback(then), by_key=False)
 
     def _send(
         self,
         key: str,
         value: bytes,
         headers: Headers,
-        acknowledged: "asyncio.Future[None] | Receipt",
+        acknowledged: Acknowledgement,
         *,
         by_key: bool,
     ) -> None:
@@ -196,7 +170,7 @@ class Publisher:
             self._held.append((key, value, headers, report, acknowledged))
             self._in_flight += 1
             self._taken += 1
-        self._expect(acknowledged)
+        self._deadlines.expect(acknowledged)
 
     async def publish_all(
         self, messages: Sequence[tuple[str, bytes]], headers: Headers, *, by_key: bool
@@ -240,10 +214,10 @@ class Publisher:
                     self._produce(key, value, headers, partition, report, now)
                 await asyncio.sleep(0)
         except BaseException:
-            # Nobody is there to hear how it ends.
+            # Nobody is there to learn how it ends.
             acknowledged.cancel()
             raise
-        self._expect(acknowledged)
+        self._deadlines.expect(acknowledged)
         await acknowledged
 
     def _partition(self, by_key: bool) -> int:
@@ -288,14 +262,8 @@ class Publisher:
             except (NotPublishedError, OverloadedError):
                 acknowledged.set_exception(NotPublishedError())
             finally:
-                # It was counted when it came. Only now: at none in flight, polling would begin once more.
+                # It was counted when it came, and is subtracted only now: at zero, polling would begin again.
                 self._in_flight -= 1
-
-    def _expect(self, acknowledged: "asyncio.Future[None] | Receipt") -> None:
-        """Fail `acknowledged` when it is late."""
-        self._waiting.append((self._loop.time() + self._acknowledge_seconds, acknowledged))
-        if self._sweep_handle is None:
-            self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     async def check(self) -> str | None:
         """Ask the brokers for the topic; return None when it is there, else "kafka"."""
@@ -320,16 +288,16 @@ class Publisher:
         return self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS)
 
     def progressing(self) -> bool:
-        """Tell whether delivery reports come by the time when they are due."""
+        """Return whether delivery reports come by the time when they are due."""
         overdue = self._loop.time() - self._last_report - self._acknowledge_seconds
         return self._in_flight == 0 or overdue < _STUCK_SECONDS
 
     async def close(self) -> None:
         """Wait until what is in flight is acknowledged, or its time is over."""
         self._release()
-        for handle in (self._poll_handle, self._sweep_handle):
-            if handle is not None:
-                handle.cancel()
+        self._deadlines.close()
+        if self._poll_handle is not None:
+            self._poll_handle.cancel()
         left = await self._loop.run_in_executor(None, self._producer.flush, self._acknowledge_seconds)
         if left:
             self._log.error("not_flushed", messages=left)
@@ -356,7 +324,7 @@ class Publisher:
         self._poll_handle = self._loop.call_soon(self._poll)
 
     def _wait(self) -> int:
-        """Wait for an acknowledgement, unless it is due within a few turns; return how many came."""
+        """Wait for an acknowledgement, unless one is due within a few turns; return how many came."""
         if self._in_flight > _SPIN_MOST:
             # Nothing else comes that could be sent together with it.
             self._release()
@@ -368,16 +336,6 @@ class Publisher:
         # Errors of the connection are reported by polling too.
         self._producer.poll(0)
         self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
-
-    def _sweep(self) -> None:
-        """Fail what is late by our own clock: the library looks at its deadlines once a second only."""
-        now = self._loop.time()
-        waiting = self._waiting
-        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
-            _, acknowledged = waiting.popleft()
-            if not acknowledged.done():
-                acknowledged.set_exception(NotPublishedError())
-        self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if waiting else None
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error) and not self._failed:

@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from timestamp_service import settings
-from timestamp_service.consumer.health import HealthServer
+from timestamp_service.consumer.health import HealthBackend
 from timestamp_service.consumer.loop import Loop
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
@@ -16,6 +16,8 @@ from timestamp_service.kafka.dead_letters import DeadLetters
 from timestamp_service.runtime import logs, systemd
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import read_settings
+from timestamp_service.server.thread import HealthServer
+from timestamp_service.web.app import make_app
 
 SERVICE = "timestamp-consumer"
 
@@ -32,7 +34,7 @@ def main() -> None:
     notifier = systemd.from_environment(os.environ)
     state = State()
     try:
-        health = HealthServer(config.server.port, state, log, notifier)
+        health = HealthServer(config.server.port, make_app(HealthBackend(state), {}, log, notifier))
     except OSError as error:
         log.error("port_taken", port=config.server.port, message=error.strerror)
         sys.exit(1)

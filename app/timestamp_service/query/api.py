@@ -3,7 +3,6 @@
 import asyncio
 import os
 from functools import partial
-from http import HTTPStatus
 
 import falcon.asgi
 
@@ -11,13 +10,14 @@ from timestamp_service import identifiers, settings
 from timestamp_service.database.records import Record
 from timestamp_service.query import caching, preferences, ranges
 from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError
+from timestamp_service.query.waiting import WaitingRoom
 from timestamp_service.runtime import systemd
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import read_settings
-from timestamp_service.server.fast_path import Exchange
-from timestamp_service.web import app as http
 from timestamp_service.web import docs, openapi, problems, routes
-from timestamp_service.web.app import App
+from timestamp_service.web.app import App, make_app
+from timestamp_service.web.probes import Fixed, require_json_accepted
+from timestamp_service.web.reply import JSON, PlainRequest, Reply
 
 SERVICE = "timestamp-query"
 
@@ -26,98 +26,119 @@ FRESH_SECONDS = 10.0
 WAIT_SECONDS = 2.0
 
 
-class Reading:
-    """The work of the query API: looking up records."""
+def read(record: Record) -> Reply:
+    """Return the answer to who reads `record`."""
+    return Reply(200, (("content-type", JSON), *_caching_headers(record.identifier)), record.to_json())
+
+
+def not_modified(identifier: str) -> Reply:
+    """Return the answer to who has the record of that id already."""
+    return Reply(304, _caching_headers(identifier), b"")
+
+
+def _caching_headers(identifier: str) -> tuple[tuple[str, str], ...]:
+    return ("etag", caching.entity_tag(identifier)), ("cache-control", caching.FOR_EVER)
+
+
+class QueryBackend:
+    """The backend of the query API: it looks up records."""
 
     def __init__(self, config: settings.Query, log: Log) -> None:
         """Read as `config` says, once it is started."""
         self._config = config
         self._log = log
         self._reader: Reader | None = None
+        self._waiting: WaitingRoom | None = None
 
     async def start(self) -> None:
         """Connect, after the fork."""
         self._reader = Reader(self._config, self._log)
+        self._waiting = WaitingRoom(self._reader, self._config.waiting_max)
 
     @property
     def started(self) -> bool:
-        """Tell whether there is a reader."""
+        """Whether there is a reader."""
         return self._reader is not None
 
     @property
     def reader(self) -> Reader:
-        """The reader, once it is started."""
+        """The reader. Raises a problem before it is started."""
         if self._reader is None:
             raise problems.unavailable("database")
         return self._reader
 
+    @property
+    def waiting(self) -> WaitingRoom:
+        """Where requests wait for records. Raises a problem before it is started."""
+        if self._waiting is None:
+            raise problems.unavailable("database")
+        return self._waiting
+
     async def check(self) -> str | None:
-        """Name the database when it does not answer."""
+        """Return "database" when it does not answer."""
         return "database" if self._reader is None else await self._reader.check()
 
     def progressing(self) -> bool:
-        """Tell whether queries end by when they are due."""
+        """Return whether queries end by when they are due."""
         return self._reader is None or self._reader.progressing()
 
     def measure(self) -> None:
-        """Tell of connections and of who waits."""
-        if self._reader is not None:
+        """Update the gauges of connections and of who waits."""
+        if self._reader is not None and self._waiting is not None:
             self._reader.measure()
+            self._waiting.measure()
 
     def stopping(self) -> None:
         """End the waits for records to come."""
-        if self._reader is not None:
-            self._reader.stop_waiting()
+        if self._waiting is not None:
+            self._waiting.end()
 
     async def stop(self) -> None:
         """Close the connections."""
-        if self._reader is not None:
+        if self._reader is not None and self._waiting is not None:
+            await self._waiting.close()
             await self._reader.close()
 
 
 class PlainTimestamp:
-    """The short way of `GET /api/v1/timestamp/{id}`, of records that are there."""
+    """The fast path of `GET /api/v1/timestamp/{id}`, for records that are there."""
 
     method = "GET"
 
-    def __init__(self, reading: Reading) -> None:
-        """Read by `reading`."""
-        self._reading = reading
+    def __init__(self, backend: QueryBackend) -> None:
+        """Read by `backend`."""
+        self._backend = backend
 
-    def take(self, exchange: Exchange) -> bool:
-        """Answer the record; or leave it to the whole way where there is none yet."""
-        if not self._reading.started:
+    def try_handle(self, request: PlainRequest) -> bool:
+        """Answer the record; leave it to the framework where there is none yet."""
+        if not self._backend.started:
             return False
         try:
-            identifier = exchange.command_id = identifiers.normalise(exchange.text)
-            lookup = self._reading.reader.look_up(identifier)
+            identifier = request.command_id = identifiers.normalise(request.text)
+            lookup = self._backend.reader.look_up(identifier)
         except (identifiers.IdentifierError, UnavailableError):
             return False
-        lookup.add_done_callback(partial(self._answer, exchange))
+        lookup.add_done_callback(partial(self._answer, request))
         return True
 
-    def _answer(self, exchange: Exchange, lookup: "asyncio.Future[Record | None]") -> None:
+    def _answer(self, request: PlainRequest, lookup: "asyncio.Future[Record | None]") -> None:
         record = None if lookup.cancelled() or lookup.exception() is not None else lookup.result()
         if record is None:
-            exchange.go_the_whole_way()
-            return
-        tag = caching.entity_tag(record.identifier)
-        exchange.answer(
-            f"content-type: {http.JSON}\r\netag: {tag}\r\ncache-control: {caching.FOR_EVER}\r\n",
-            record.to_json(),
-        )
+            request.use_framework()
+        else:
+            request.send(read(record))
 
 
 class Timestamp:
     """`GET /api/v1/timestamp/{id}` answers the record of that id."""
 
-    def __init__(self, reading: Reading) -> None:
-        """Read by `reading`."""
-        self._reading = reading
+    def __init__(self, backend: QueryBackend) -> None:
+        """Read by `backend`."""
+        self._backend = backend
 
     async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response, text: str) -> None:
         """Answer the record, waiting for it where it may still be on its way."""
-        http.require_json_accepted(request)
+        require_json_accepted(request)
         try:
             identifier = identifiers.normalise(text)
         except identifiers.IdentifierError as error:
@@ -125,7 +146,7 @@ class Timestamp:
                 400, f"The id is not accepted: {error}. Expected is one such as {identifiers.EXAMPLE}."
             ) from None
         request.context.command_id = identifier
-        reader = self._reading.reader
+        waiting = self._backend.waiting
         preferred = preferences.wait_of(request)
         if preferred is not None:
             wait = float(preferred)
@@ -133,27 +154,21 @@ class Timestamp:
         else:
             wait = WAIT_SECONDS if identifiers.may_be_fresh(identifier, FRESH_SECONDS) else 0.0
         try:
-            record = await reader.wait(identifier, wait)
+            record = await waiting.get(identifier, wait)
         except UnavailableError:
             raise problems.unavailable("database") from None
         except CrowdedError:
             if preferred is not None:
-                raise problems.Problem(
-                    503, "As many as may wait are waiting already. Try again shortly.", retry_after=1
+                raise problems.try_again(
+                    503, "As many as may wait are waiting already. Try again shortly."
                 ) from None
             record = None
         if record is None:
-            response.set_header("Cache-Control", caching.NEVER)
-            raise problems.Problem(
-                404, "There is no record of this id. One just posted may still be on its way.", retry_after=1
-            )
-        response.set_header("ETag", caching.entity_tag(identifier))
-        response.set_header("Cache-Control", caching.FOR_EVER)
-        if caching.has_it(request, identifier):
-            response.status = HTTPStatus.NOT_MODIFIED
-            return
-        response.content_type = http.JSON
-        response.data = record.to_json()
+            raise problems.try_again(
+                404, "There is no record of this id. One just posted may still be on its way."
+            ).with_headers(("cache-control", caching.NEVER))
+        reply = not_modified(identifier) if caching.has_it(request, identifier) else read(record)
+        reply.fill(response)
 
     on_head = on_get
 
@@ -161,26 +176,23 @@ class Timestamp:
 class Timestamps:
     """`GET /api/v1/timestamps` answers records by their instants, a page at a time."""
 
-    def __init__(self, reading: Reading) -> None:
-        """Read by `reading`."""
-        self._reading = reading
+    def __init__(self, backend: QueryBackend) -> None:
+        """Read by `backend`."""
+        self._backend = backend
 
     async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Answer the page that the URL's query asks for."""
-        http.require_json_accepted(request)
+        require_json_accepted(request)
         wanted = ranges.parse(request.query_string)
         try:
-            records = await self._reading.reader.select(*wanted.query())
+            records = await self._backend.reader.select(*wanted.query())
         except UnavailableError:
             raise problems.unavailable("database") from None
         except CrowdedError:
-            raise problems.Problem(
-                503, "Too many pages are asked for. Try again shortly.", retry_after=1
-            ) from None
+            raise problems.try_again(503, "Too many pages are asked for. Try again shortly.") from None
         # Records of old instants may come at any time.
-        response.set_header("Cache-Control", caching.NEVER)
-        response.content_type = http.JSON
-        response.data = wanted.page(records)
+        headers = ("content-type", JSON), ("cache-control", caching.NEVER)
+        Reply(200, headers, wanted.page(records)).fill(response)
 
     on_head = on_get
 
@@ -188,18 +200,18 @@ class Timestamps:
 def create_app() -> App:
     """Return the query API with the settings of the environment.
 
-    It starts nothing: it is made before the fork.
+    It starts nothing: it is created before the fork.
     """
     config = read_settings(SERVICE, settings.read_query)
     log = Log(SERVICE, config.server.log_level)
-    reading = Reading(config, log)
+    backend = QueryBackend(config, log)
     page = docs.page()
     resources = {
-        routes.RECORD: Timestamp(reading),
-        routes.RECORDS: Timestamps(reading),
-        routes.OPENAPI: http.Fixed(openapi.document(), http.JSON),
-        routes.DOCS: http.Fixed(page.content, "text/html", {"Content-Security-Policy": page.policy}),
+        routes.RECORD: Timestamp(backend),
+        routes.RECORDS: Timestamps(backend),
+        routes.OPENAPI: Fixed(openapi.document(), JSON),
+        routes.DOCS: Fixed(page.content, "text/html", {"Content-Security-Policy": page.policy}),
     }
-    application = http.make_app(reading, resources, log, systemd.from_environment(os.environ))
-    application.short = PlainTimestamp(reading)
-    return application
+    app = make_app(backend, resources, log, systemd.from_environment(os.environ))
+    app.fast_path = PlainTimestamp(backend)
+    return app

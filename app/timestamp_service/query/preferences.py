@@ -29,11 +29,11 @@ def wait_of(request: falcon.asgi.Request) -> int | None:
         text = preference.strip()
         if _NAME.fullmatch(text) is None:
             continue
-        found = _WAIT.fullmatch(text)
-        if found is None:
+        wait = _WAIT.fullmatch(text)
+        if wait is None:
             raise problems.Problem(
                 400, f"The header {HEADER} is not accepted. Expected are whole seconds such as wait=10."
             )
-        digits = (found[1] or found[2]).lstrip("0")
+        digits = (wait[1] or wait[2]).lstrip("0")
         return WAIT_MAX_SECONDS if len(digits) > _DIGITS_MAX else min(int(digits or 0), WAIT_MAX_SECONDS)
     return None

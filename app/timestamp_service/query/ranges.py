@@ -1,6 +1,6 @@
 """Pages of records by their instants: what a request asks for, and the query that answers it.
 
-A page begins right after the last record of the one before (keyset): its costs do not grow with its number.
+A page begins right after the last record of the page before (keyset): its cost does not grow with its number.
 """
 
 import base64
@@ -22,7 +22,7 @@ LIMIT_MAX = 1000
 PARAMETERS = ("from", "to", "limit", "cursor")
 
 _TIMES = "(event_timestamp, event_nanoseconds)"
-_PLACE = "(event_timestamp, event_nanoseconds, id)"
+_POSITION = "(event_timestamp, event_nanoseconds, id)"
 _TIMES_VALUE = "(%s::timestamptz, %s::smallint)"
 _SELECT = f"SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM {TABLE}"  # noqa: S608
 # By the columns: their bare names would be those of the texts that are selected.
@@ -33,8 +33,8 @@ _SEPARATOR = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """The place of a record in the order: by instant, then by id."""
+class Cursor:
+    """Where a record stands in the order: by instant, then by id."""
 
     instant: str
     identifier: str
@@ -47,7 +47,7 @@ class Range:
     start: str | None = None
     end: str | None = None
     limit: int = LIMIT_DEFAULT
-    after: Place | None = None
+    after: Cursor | None = None
 
     def query(self) -> tuple[str, tuple[Any, ...]]:
         """Return the SQL, and its parameters, of the page and of one record more: is there another page?"""
@@ -60,7 +60,7 @@ class Range:
             conditions.append(f"{_TIMES} < {_TIMES_VALUE}")
             values += instants.to_columns(self.end)
         if self.after is not None:
-            conditions.append(f"{_PLACE} > (%s::timestamptz, %s::smallint, %s::uuid)")
+            conditions.append(f"{_POSITION} > (%s::timestamptz, %s::smallint, %s::uuid)")
             values += [*instants.to_columns(self.after.instant), self.after.identifier]
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return f"{_SELECT}{where} {_ORDER}", (*values, self.limit + 1)
@@ -70,20 +70,20 @@ class Range:
         items, more = records[: self.limit], len(records) > self.limit
         following = "null"
         if more:
-            following = f'"{cursor(Place(items[-1].event_timestamp, items[-1].identifier))}"'
+            following = f'"{encode_cursor(Cursor(items[-1].event_timestamp, items[-1].identifier))}"'
         return b'{"items":[%s],"next":%s}' % (
             b",".join([record.to_json() for record in items]),
             following.encode(),
         )
 
 
-def cursor(place: Place) -> str:
-    """Return the opaque text of a place."""
-    return base64.urlsafe_b64encode(f"{place.instant} {place.identifier}".encode()).rstrip(b"=").decode()
+def encode_cursor(cursor: Cursor) -> str:
+    """Return the opaque text of `cursor`."""
+    return base64.urlsafe_b64encode(f"{cursor.instant} {cursor.identifier}".encode()).rstrip(b"=").decode()
 
 
 def parse(query_string: str) -> Range:
-    """Return the range that a URL's query asks for; an empty value is as none. Raises a 400 problem."""
+    """Return the range that a URL's query asks for; an empty value counts as none. Raises a 400 problem."""
     values: dict[str, str] = {}
     for part in query_string.split("&"):
         name, _, value = part.partition("=")
@@ -101,7 +101,7 @@ def parse(query_string: str) -> Range:
         start=_instant("from", values.get("from")),
         end=_instant("to", values.get("to")),
         limit=_limit(values.get("limit")),
-        after=_place(values.get("cursor")),
+        after=_cursor(values.get("cursor")),
     )
 
 
@@ -134,13 +134,13 @@ def _limit(text: str | None) -> int:
     raise problems.Problem(400, f"The parameter limit is not accepted. Expected is 1 to {LIMIT_MAX}.")
 
 
-def _place(text: str | None) -> Place | None:
+def _cursor(text: str | None) -> Cursor | None:
     if not text:
         return None
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
         instant, identifier = base64.b64decode(padded, b"-_", validate=True).decode("ascii").split(" ")
-        return Place(instants.normalise(instant), identifiers.normalise(identifier))
+        return Cursor(instants.normalise(instant), identifiers.normalise(identifier))
     except (ValueError, binascii.Error):
         raise problems.Problem(
             400, "The parameter cursor is not accepted. Expected is the value next of the page before."

@@ -1,8 +1,8 @@
-"""Reading records: lookups that come while a query is on its way become the next one, together."""
+"""Reading records: lookups that come while a query is on its way become the next query, together."""
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
@@ -18,17 +18,13 @@ from timestamp_service.runtime.logs import Log, RateLimitedLog
 from timestamp_service.settings import Query
 
 _QUERY_SECONDS = 2.0
-# What is looked up by one query at most.
+# The most ids of one query.
 _BATCH_MAX = 500
-# So long at most lookups are held while a query is on its way; then another connection asks. A query of many
-# costs us and the database little more than a query of one.
+# Lookups are held for so long at most while a query is on its way; then another connection asks. A query of
+# many ids costs us and the database little more than a query of one.
 _HOLD_SECONDS = 0.005
-# Waiting for a record: often while it is young, then less so.
-_TICK_SECONDS = 0.005
-_SLOW_TICK_SECONDS = 0.05
-_YOUNG_SECONDS = 0.5
 _BACKOFF_SECONDS = (0.1, 2.0)
-# Pages are asked for in turn; beyond so many, the next ones would be too late anyway.
+# Pages are asked for in turn; with so many waiting, another one would be too late anyway.
 _PAGES_MAX = 200
 # A query is due by its deadline; when none has ended for this long, we are stuck.
 _STUCK_SECONDS = 15.0
@@ -39,7 +35,7 @@ SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM
 """  # noqa: S608 (the table's name is our own)
 _EXECUTE = "EXECUTE lookup (%s::uuid[])"
 
-# An outage is told of at this rate.
+# A warning of an outage is repeated at this rate.
 _LOG_SECONDS = 10.0
 
 _NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -53,21 +49,13 @@ class CrowdedError(Exception):
     """As many as may wait are waiting already."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """Who waits for one record, since when (the loop's time)."""
-
-    since: float
-    futures: set["asyncio.Future[Record | None]"] = field(default_factory=set)
-
-
 @dataclass(frozen=True, slots=True)
 class _Page:
     """A query that waits for its turn, and what it will give."""
 
     query: str
     parameters: tuple[Any, ...]
-    found: "asyncio.Future[list[Record]]"
+    records: "asyncio.Future[list[Record]]"
 
 
 class Reader:
@@ -80,7 +68,6 @@ class Reader:
         # What does not answer, while it does not.
         self._missing = "database"
         self._dsn = connections.dsn(config.database, "timestamp-query")
-        self._waiting_max = config.waiting_max
         self._pending: dict[str, asyncio.Future[Record | None]] = {}
         self._pending_since = 0.0
         self._looking_up = 0
@@ -88,10 +75,6 @@ class Reader:
         self._pages: deque[_Page] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._connected = 0
-        self._waiting: dict[str, _Waiting] = {}
-        self._waiting_count = 0
-        self._stopping = False
-        self._ticker: asyncio.Task[None] | None = None
         self._last_progress = self._loop.time()
         self._lanes = [self._loop.create_task(self._lane()) for _ in range(config.connections)]
 
@@ -99,32 +82,6 @@ class Reader:
         """Return the record of that id (in its canonical form), or None. Raises UnavailableError."""
         # Shielded: several may share the future, and one who goes away must not take it along.
         return await asyncio.shield(self.look_up(identifier))
-
-    async def wait(self, identifier: str, seconds: float) -> Record | None:
-        """Return the record, waiting up to `seconds` for it to come.
-
-        Raises UnavailableError, and CrowdedError when too many wait.
-        """
-        record = await self.get(identifier)
-        if record is not None or seconds <= 0 or self._stopping:
-            return record
-        if self._waiting_count >= self._waiting_max:
-            raise CrowdedError
-        waiting = self._waiting.setdefault(identifier, _Waiting(self._loop.time()))
-        arrival: asyncio.Future[Record | None] = self._loop.create_future()
-        waiting.futures.add(arrival)
-        self._waiting_count += 1
-        timer = self._loop.call_later(seconds, _resolve, arrival, None)
-        if self._ticker is None or self._ticker.done():
-            self._ticker = self._loop.create_task(self._tick())
-        try:
-            return await arrival
-        finally:
-            timer.cancel()
-            self._waiting_count -= 1
-            waiting.futures.discard(arrival)
-            if not waiting.futures and self._waiting.get(identifier) is waiting:
-                del self._waiting[identifier]
 
     async def select(self, query: str, parameters: tuple[Any, ...]) -> list[Record]:
         """Return the records that a query gives: its columns are those of `Record.from_row`.
@@ -136,10 +93,10 @@ class Reader:
         if len(self._pages) >= _PAGES_MAX:
             raise CrowdedError
         page = _Page(query, parameters, self._loop.create_future())
-        page.found.add_done_callback(_heed)
+        page.records.add_done_callback(_ignore_failure)
         self._pages.append(page)
         self._wake()
-        return await page.found
+        return await page.records
 
     async def check(self) -> str | None:
         """Name the database, or its table, when it does not answer."""
@@ -150,51 +107,42 @@ class Reader:
         return None
 
     def progressing(self) -> bool:
-        """Tell whether queries end by when they are due."""
+        """Return whether queries end by when they are due."""
         return not (self._pending or self._pages) or self._loop.time() - self._last_progress < _STUCK_SECONDS
 
     def measure(self) -> None:
-        """Bring the gauges up to date."""
+        """Update the gauges."""
         metrics.CONNECTIONS.set(self._connected)
         metrics.LOOKUPS.set(len(self._pending) + len(self._pages))
-        metrics.WAITING.set(self._waiting_count)
-
-    def stop_waiting(self) -> None:
-        """End all waits for records to come: they get None."""
-        self._stopping = True
-        for waiting in self._waiting.values():
-            for arrival in waiting.futures:
-                _resolve(arrival, None)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._hold_handle is not None:
             self._hold_handle.cancel()
-        tasks = [*self._lanes, *([self._ticker] if self._ticker is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
 
     def look_up(self, identifier: str) -> "asyncio.Future[Record | None]":
         """Return a future of the record, or None, that others may share. Raises UnavailableError."""
-        found = self._pending.get(identifier)
-        if found is not None:
-            return found
+        lookup = self._pending.get(identifier)
+        if lookup is not None:
+            return lookup
         if not self._connected:
             raise UnavailableError
         if not self._pending:
             self._pending_since = self._loop.time()
-        found = self._pending[identifier] = self._loop.create_future()
-        # Nobody may be left to hear of its failure.
-        found.add_done_callback(_heed)
+        lookup = self._pending[identifier] = self._loop.create_future()
+        # Nobody may be left to learn of its failure.
+        lookup.add_done_callback(_ignore_failure)
         if not self._looking_up:
             self._wake()
         elif self._hold_handle is None:
             self._hold_handle = self._loop.call_later(_HOLD_SECONDS, self._release)
-        return found
+        return lookup
 
     def _due(self) -> bool:
-        """Tell whether lookups wait that no query on its way holds up, or not any more."""
+        """Return whether lookups wait that no query on its way holds up any more."""
         if not self._pending:
             return False
         return not self._looking_up or self._loop.time() - self._pending_since >= _HOLD_SECONDS
@@ -228,7 +176,7 @@ class Reader:
                 finally:
                     connection.close()
             except errors.UndefinedTable:
-                # The consumer makes it. The readiness tells of it, once.
+                # The consumer creates it. Readiness names it.
                 self._missing = f"database table {TABLE}"
             except (psycopg2.Error, DeadlineError, OSError) as error:
                 self._missing = "database"
@@ -260,27 +208,27 @@ class Reader:
             try:
                 rows = await connection.fetch(_EXECUTE, (list(batch),), _QUERY_SECONDS)
             except BaseException:
-                for found in batch.values():
-                    _fail(found)
-                # What is held for this connection's sake goes by another one.
+                for lookup in batch.values():
+                    _fail(lookup)
+                # What is held while this connection was busy takes another one.
                 self._wake()
                 raise
             finally:
                 self._looking_up -= 1
             self._last_progress = self._loop.time()
             records = {row[0]: Record.from_row(*row) for row in rows}
-            for identifier, found in batch.items():
-                _resolve(found, records.get(identifier))
+            for identifier, lookup in batch.items():
+                resolve(lookup, records.get(identifier))
 
     async def _answer_page(self, connection: AsyncConnection, page: "_Page") -> None:
         try:
             rows = await connection.fetch(page.query, page.parameters, _QUERY_SECONDS)
         except BaseException:
-            _fail(page.found)
+            _fail(page.records)
             raise
         self._last_progress = self._loop.time()
-        if not page.found.done():
-            page.found.set_result([Record.from_row(*row) for row in rows])
+        if not page.records.done():
+            page.records.set_result([Record.from_row(*row) for row in rows])
 
     def _take_batch(self) -> dict[str, "asyncio.Future[Record | None]"]:
         if len(self._pending) <= _BATCH_MAX:
@@ -293,41 +241,14 @@ class Reader:
 
     def _fail_pending(self) -> None:
         batch, self._pending = self._pending, {}
-        for found in batch.values():
-            _fail(found)
+        for lookup in batch.values():
+            _fail(lookup)
         while self._pages:
-            _fail(self._pages.popleft().found)
-
-    async def _tick(self) -> None:
-        """Look for all awaited records together, as long as there are any."""
-        slow_due = 0.0
-        while self._waiting:
-            await asyncio.sleep(_TICK_SECONDS)
-            now = self._loop.time()
-            slow = now >= slow_due
-            if slow:
-                slow_due = now + _SLOW_TICK_SECONDS
-            wanted = [
-                identifier
-                for identifier, waiting in self._waiting.items()
-                if slow or now - waiting.since < _YOUNG_SECONDS
-            ]
-            try:
-                lookups = [self.look_up(identifier) for identifier in wanted]
-            except UnavailableError:
-                # Whoever waits goes on waiting: the database may be back in time.
-                continue
-            if lookups:
-                await asyncio.wait(lookups)
-            for identifier, lookup in zip(wanted, lookups, strict=True):
-                waiting = self._waiting.get(identifier)
-                if waiting is None or lookup.exception() is not None or lookup.result() is None:
-                    continue
-                for arrival in waiting.futures:
-                    _resolve(arrival, lookup.result())
+            _fail(self._pages.popleft().records)
 
 
-def _resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> None:
+def resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> None:
+    """End `future`, which may have ended already, with `record`."""
     if not future.done():
         future.set_result(record)
 
@@ -342,6 +263,6 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _heed(future: "asyncio.Future[Any]") -> None:
+def _ignore_failure(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()

@@ -61,10 +61,10 @@ SINCE_PROGRESS = Gauge(
 )
 
 
-class Tally:
-    """Observations of one histogram that are handed on together: a tenth of the costs of one each."""
+class HistogramBuffer:
+    """Observations of one histogram that are handed on together, which costs a tenth of handing on each."""
 
-    _all: ClassVar[list["Tally"]] = []
+    _all: ClassVar[list["HistogramBuffer"]] = []
 
     def __init__(self, histogram: Histogram) -> None:
         """Observe for `histogram`, which has its labels."""
@@ -72,7 +72,7 @@ class Tally:
         self._bounds = histogram._upper_bounds
         self._counts = [0] * len(self._bounds)
         self._sum = 0.0
-        Tally._all.append(self)
+        HistogramBuffer._all.append(self)
 
     def observe(self, seconds: float) -> None:
         """Take one observation."""
@@ -91,8 +91,8 @@ class Tally:
 
 
 def flush() -> None:
-    """Hand on what the tallies of this process have."""
-    for tally in Tally._all:
+    """Hand on what the buffers of this process hold."""
+    for tally in HistogramBuffer._all:
         tally.flush()
 
 

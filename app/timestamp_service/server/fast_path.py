@@ -1,28 +1,25 @@
-"""A short way for what nearly all requests are.
+"""The fast path: plain requests are answered from within uvicorn's HTTP protocol.
 
-The way through ASGI and the framework costs a plain request more than its work does. So one with nothing
-out of the ordinary (no query, no body, no header that changes the answer) is answered from within the HTTP
-protocol, without a task of its own. Any other, and any that is refused, goes the whole way, and a test
-compares the answers of both.
+A request with nothing out of the ordinary (no query, no body, no header that changes the answer) needs no
+task of its own. Any other request, and any that is refused, takes the framework path through Falcon. Both
+carry the same `Reply`.
 """
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from timestamp_service import correlation
 from timestamp_service.correlation import Correlation, CorrelationError
 from timestamp_service.web import problems
-from timestamp_service.web.problems import Problem
-
-if TYPE_CHECKING:
-    from timestamp_service.web.app import Tracing
+from timestamp_service.web.reply import FastPath, Reply
+from timestamp_service.web.request_log import RequestLog
 
 _START = "/api/v1/timestamp/"
-# What changes neither what is done nor what is answered.
-_NO_MATTER = frozenset(
+# Headers that change neither what is done nor what is answered.
+_IGNORED = frozenset(
     (
         b"accept-encoding",
         b"accept-language",
@@ -36,111 +33,95 @@ _NO_MATTER = frozenset(
         b"x-real-ip",
     )
 )
+# Headers that change nothing when they have one of these values.
 _PLAIN = {b"accept": (b"*/*", b"application/json"), b"content-length": (b"0",)}
 _CORRELATION = correlation.HEADER.lower().encode()
 _TRACE = correlation.TRACE_HEADER.encode()
 
 
-class Exchange:
-    """A plain request about one timestamp or record, and its answer."""
+class UvicornRequest:
+    """A `PlainRequest` of uvicorn's."""
 
-    __slots__ = ("_cycle", "_started", "_tracing", "_whole", "command_id", "correlation", "text")
+    __slots__ = ("_cycle", "_request_log", "_started", "command_id", "correlation", "text", "use_framework")
 
     def __init__(
         self,
         cycle: RequestResponseCycle,
         text: str,
-        found: Correlation,
-        tracing: "Tracing",
-        whole: Callable[[], None],
+        of_request: Correlation,
+        request_log: RequestLog,
+        use_framework: Callable[[], None],
     ) -> None:
-        """Hold the request of `cycle`: `text` ends its path; `whole` takes it the whole way."""
+        """Hold the request of `cycle`, whose path ends with `text`."""
         self._cycle = cycle
         self._started = time.perf_counter()
-        self._tracing = tracing
-        self._whole = whole
+        self._request_log = request_log
+        self.use_framework = use_framework
         self.text = text
-        self.correlation = found
+        self.correlation = of_request
         self.command_id: str | None = None
 
-    def go_the_whole_way(self) -> None:
-        """Let the application answer, from the start."""
-        self._whole()
+    @property
+    def instance(self) -> str:
+        """The path as it was sent."""
+        return problems.instance_of(self._cycle.scope)
 
-    def answer(self, headers: str, body: bytes) -> None:
-        """Answer 200; each of `headers` ends with CR LF."""
-        self._answer(200, headers, body)
-
-    def fail(self, problem: Problem) -> None:
-        """Answer a problem."""
-        headers = problem.headers if isinstance(problem.headers, dict) else {}
-        body = problems.render(
-            problem.status_code,
-            problem.description,
-            self._cycle.scope["raw_path"].decode("ascii", "replace"),
-            self.correlation.identifier,
-            problem.members,
-        )
-        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-        self._answer(problem.status_code, f"{lines}content-type: {problems.MEDIA_TYPE}\r\n", body)
-
-    def _answer(self, status: int, headers: str, body: bytes) -> None:
-        cycle, found = self._cycle, self.correlation
-        self._tracing.answered(
-            found,
+    def send(self, reply: Reply) -> None:
+        """Answer the request, and log it."""
+        cycle, of_request = self._cycle, self.correlation
+        self._request_log.record(
+            of_request,
             self.command_id,
             cycle.scope["method"],
             f"{_START}{{text}}",
             cycle.scope["path"],
-            status,
+            reply.status,
             self._started,
         )
         if cycle.disconnected:
             return
         cycle.response_started = cycle.response_complete = True
-        trace = "" if found.traceparent is None else f"{correlation.TRACE_HEADER}: {found.traceparent}\r\n"
-        close = "" if cycle.keep_alive else "connection: close\r\n"
-        head = (
-            f"{headers}{trace}{close}correlationid: {found.identifier}\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
         always = b"".join([b"%s: %s\r\n" % header for header in cycle.default_headers])
-        cycle.transport.write(b"%s%s%s%s" % (STATUS_LINE[status], always, head.encode("latin-1"), body))
+        cycle.transport.write(encode(reply, of_request, always, keep_alive=cycle.keep_alive))
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
 
 
-class Short(Protocol):
-    """Answers the plain requests of one method."""
+def encode(reply: Reply, of_request: Correlation, always: bytes, *, keep_alive: bool) -> bytes:
+    """Return `reply` as HTTP/1.1 has it; `always`: header lines that every answer has."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in (*reply.headers, *of_request.reply_headers())])
+    close = "" if keep_alive else "connection: close\r\n"
+    head = f"{lines}{close}content-length: {len(reply.body)}\r\n\r\n"
+    return b"%s%s%s%s" % (STATUS_LINE[reply.status], always, head.encode("latin-1"), reply.body)
 
-    method: str
 
-    def take(self, exchange: Exchange) -> bool:
-        """Answer `exchange` now or later; or return False, having done nothing."""
-
-
-def exchange_of(
-    method: str, cycle: RequestResponseCycle, tracing: "Tracing", whole: Callable[[], None]
-) -> Exchange | None:
-    """Return the exchange of `cycle`, if it is a plain request of `method`, and None otherwise."""
+def try_handle(
+    fast_path: FastPath,
+    request_log: RequestLog,
+    cycle: RequestResponseCycle,
+    use_framework: Callable[[], None],
+) -> bool:
+    """Answer the request of `cycle` now or later by `fast_path`; or return False, having done nothing."""
     scope: Any = cycle.scope
     path: str = scope["path"]
-    if scope["method"] != method or not path.startswith(_START) or scope["query_string"]:
-        return None
+    if scope["method"] != fast_path.method or not path.startswith(_START) or scope["query_string"]:
+        return False
     text = path[len(_START) :]
     if not text or "/" in text or not cycle.keep_alive or cycle.flow.write_paused:
-        return None
+        return False
     identifier = traceparent = None
     for name, value in scope["headers"]:
-        if name in _NO_MATTER:
+        if name in _IGNORED:
             continue
         if name == _CORRELATION and identifier is None:
             identifier = value.decode("latin-1")
         elif name == _TRACE and traceparent is None:
             traceparent = value.decode("latin-1")
         elif value not in _PLAIN.get(name, ()):
-            return None
+            return False
     try:
-        return Exchange(cycle, text, correlation.from_request(identifier, traceparent), tracing, whole)
+        of_request = correlation.from_request(identifier, traceparent)
     except CorrelationError:
-        return None
+        return False
+    return fast_path.try_handle(UvicornRequest(cycle, text, of_request, request_log, use_framework))

@@ -1,28 +1,30 @@
-"""uvicorn's HTTP protocol, with a short way, and our form of answer to what is no HTTP at all."""
+"""uvicorn's HTTP protocol with a fast path, and with our form of answer to what is not HTTP at all."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from timestamp_service import correlation
 from timestamp_service.server import fast_path
 from timestamp_service.web import problems
-from timestamp_service.web.app import App
 
 # How long a kept connection is served at the end. Longer than nginx keeps one that is idle (role nginx): so
 # nginx never sends a request on a connection that is being closed.
 LAST_SECONDS = 4.0
 
+# Answers a request, or returns False; the callable that it gets lets the application answer instead.
+TryFastPath = Callable[[RequestResponseCycle, Callable[[], None]], bool]
+
 
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 on one connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what uvicorn gives."""
+    def __init__(self, *args: Any, try_fast_path: TryFastPath | None = None, **kwargs: Any) -> None:
+        """Take what uvicorn gives, and what answers plain requests."""
         super().__init__(*args, **kwargs)
-        app = self.config.app
-        self._ours = app if isinstance(app, App) else None
+        self._try_fast_path = try_fast_path
         self._ending = False
         self._answered_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -40,15 +42,11 @@ class Protocol(HttpToolsProtocol):
         if self._ending:
             cycle.keep_alive = False
 
-        def whole() -> None:
+        def use_framework() -> None:
             HttpToolsProtocol._start_asgi_task(self, cycle, app)
 
-        ours = self._ours
-        if ours is not None and ours.short is not None:
-            exchange = fast_path.exchange_of(ours.short.method, cycle, ours.tracing, whole)
-            if exchange is not None and ours.short.take(exchange):
-                return
-        whole()
+        if self._try_fast_path is None or not self._try_fast_path(cycle, use_framework):
+            use_framework()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -57,7 +55,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request as uvicorn does, but by one timer in place of a new one each time."""
+        """Wait for the next request as uvicorn does, but with one timer instead of one for each request."""
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
             return
@@ -79,14 +77,8 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer a problem to what cannot be read, and close the connection."""
-        identifier = correlation.new().identifier
-        body = problems.render(400, msg, "/", identifier, {})
-        self.logger.info("%s correlationId %s", msg, identifier)
-        head = (
-            f"content-type: {problems.MEDIA_TYPE}\r\n"
-            f"content-length: {len(body)}\r\n"
-            f"{correlation.HEADER}: {identifier}\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(STATUS_LINE[400] + head.encode("ascii") + body)
+        of_request = correlation.new()
+        self.logger.info("%s correlationId %s", msg, of_request.identifier)
+        reply = problems.reply(problems.Problem(400, msg), "/", of_request.identifier)
+        self.transport.write(fast_path.encode(reply, of_request, b"", keep_alive=False))
         self.transport.close()

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+from functools import partial
 from typing import Any, ClassVar
 
 from gunicorn.arbiter import Arbiter
@@ -15,17 +16,18 @@ from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
 from timestamp_service.runtime import logs, systemd
+from timestamp_service.server import fast_path
 from timestamp_service.server.protocol import LAST_SECONDS, Protocol
 from timestamp_service.web.app import App
 
-# So that uvicorn knows each connection that was accepted, when it tells all of them of the end.
+# So that uvicorn knows each connection that was accepted, when it asks all of them to end.
 _ACCEPTED_SECONDS = 0.05
 # New objects until the interpreter looks for cycles among them (by default 700).
 _GARBAGE_OBJECTS = 50_000
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """uvicorn's worker, which tells gunicorn and systemd of progress only while there is some."""
+    """uvicorn's worker, which reports progress to gunicorn and systemd only while there is some."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
@@ -44,21 +46,25 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take what gunicorn gives."""
         super().__init__(*args, **kwargs)
-        # uvicorn's worker gives it gunicorn's level; it tells of each step of starting and stopping.
+        # uvicorn's worker gives it gunicorn's level, at which it logs each step of starting and stopping.
         logging.getLogger("uvicorn.error").setLevel(max(self.log.error_log.level, logging.WARNING))
 
     async def callback_notify(self) -> None:
-        """Tell of progress, unless work is stuck; gunicorn replaces a worker that it does not hear of."""
-        if self.wsgi.work.progressing():
+        """Report progress, unless work is stuck: gunicorn replaces a worker that does not report."""
+        if self.wsgi.backend.progressing():
             self.notify()
             systemd.from_environment(os.environ).progress()
 
     async def _serve(self) -> None:
-        self.config.app = self.wsgi
+        app: App = self.wsgi
+        self.config.app = app
+        if app.fast_path is not None:
+            try_fast_path = partial(fast_path.try_handle, app.fast_path, app.request_log)
+            self.config.http = partial(Protocol, try_fast_path=try_fast_path)
         # Requests leave no cycles behind; a look at all that was imported for each 7000 of them costs.
         gc.freeze()
         gc.set_threshold(_GARBAGE_OBJECTS)
-        server = _Server(self.config, self.wsgi)
+        server = _Server(self.config, app)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self.handle_exit, signal.SIGQUIT, None)
         await server.serve(sockets=self.sockets)
         if not server.started:
@@ -76,7 +82,7 @@ class _Server(Server):
             server.close()
         await asyncio.sleep(_ACCEPTED_SECONDS)
         # Requests that wait for something hold the shutdown up, but most get it in this time.
-        patience = asyncio.get_running_loop().call_later(LAST_SECONDS, self._app.work.stopping)
+        patience = asyncio.get_running_loop().call_later(LAST_SECONDS, self._app.backend.stopping)
         # Its event loop has closed the sockets already.
         await super().shutdown()
         patience.cancel()

@@ -6,8 +6,7 @@ from typing import Any
 
 from timestamp_service import __version__, identifiers, instants
 from timestamp_service.web import problems, routes
-
-JSON = "application/json"
+from timestamp_service.web.reply import JSON
 
 _IDEMPOTENCY_KEY_EXAMPLE = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 _CURSOR_EXAMPLE = "MjAwOS0wOS0yOFQxOTowMzoxMlogMDE4OTBhNWQtYWM5Ni03NzRiLWJjY2UtYjMwMjA5OWE4MDU3"

@@ -1,41 +1,75 @@
 """Errors of the APIs: RFC 9457 problem details."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import falcon
 
+from timestamp_service.web import routes
+from timestamp_service.web.reply import Reply
+
 MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(falcon.HTTPError):
-    """An error that the client is told of: `status`, what is wrong and what was expected."""
+    """An error that is answered to the client: `status`, what is wrong, and what was expected."""
 
-    def __init__(self, status: int, detail: str, *, retry_after: int | None = None, **members: Any) -> None:
+    def __init__(self, status: int, detail: str | None, **members: Any) -> None:
         """Answer `status` with `detail`; `members` are added to the problem (RFC 9457, section 3.2)."""
-        headers = None if retry_after is None else {"Retry-After": str(retry_after)}
-        super().__init__(status, description=detail, headers=headers)
+        super().__init__(status, description=detail)
         self.members = members
+        self.reply_headers: tuple[tuple[str, str], ...] = ()
+
+    def with_headers(self, *headers: tuple[str, str]) -> "Problem":
+        """Return this problem, answered with `headers` too (names in lower case)."""
+        self.reply_headers += headers
+        return self
+
+
+def try_again(status: int, detail: str) -> Problem:
+    """Return a problem that may be gone in a second."""
+    return Problem(status, detail).with_headers(("retry-after", "1"))
 
 
 def unavailable(dependency: str) -> Problem:
     """Return the problem of a service whose `dependency` (its kind, never its host) does not answer."""
-    return Problem(503, f"The {dependency} does not answer at the moment. Try again shortly.", retry_after=1)
+    return try_again(503, f"The {dependency} does not answer at the moment. Try again shortly.")
 
 
-def render(
-    status: int, detail: str | None, instance: str, correlation_id: str | None, members: dict[str, Any]
-) -> bytes:
-    """Return the body of a problem.
+def of(error: falcon.HTTPError, path: str) -> Problem:
+    """Return `error`, which Falcon itself may have raised, as a problem."""
+    if isinstance(error, Problem):
+        return error
+    detail = error.description
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = "There is nothing at this path. Try POST /api/v1/timestamp/2009-09-28T19:03:12Z."
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"This path has the methods {', '.join(routes.allowed(path))}."
+    return Problem(error.status_code, detail)
 
-    `type` is about:blank: the status says it all (RFC 9457, section 4.2.1).
+
+def instance_of(scope: Mapping[str, Any]) -> str:
+    """Return the path of an ASGI request as it was sent."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.decode("ascii", "replace")
+
+
+def reply(problem: Problem, instance: str, correlation_id: str) -> Reply:
+    """Return the answer to a request whose path was `instance`.
+
+    `type` is about:blank: the status says everything (RFC 9457, section 4.2.1).
     """
+    status = problem.status_code
     content: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    if detail:
-        content["detail"] = detail
+    if problem.description:
+        content["detail"] = problem.description
     content["instance"] = instance
-    if correlation_id is not None:
-        content["correlationId"] = correlation_id
-    content.update(members)
-    return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+    content["correlationId"] = correlation_id
+    content.update(problem.members)
+    return Reply(
+        status,
+        (*problem.reply_headers, ("content-type", MEDIA_TYPE)),
+        json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"),
+    )

@@ -1,0 +1,108 @@
+"""What is recorded of each request: its correlation, its metrics, its log line."""
+
+import json
+import logging
+import time
+
+import falcon.asgi
+
+from timestamp_service import correlation, identifiers
+from timestamp_service.correlation import Correlation
+from timestamp_service.runtime import metrics
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.metrics import HistogramBuffer
+from timestamp_service.web import problems, routes
+
+# As json.dumps does, of one text.
+_quoted = json.encoder.encode_basestring_ascii
+# Machines ask for them all the time.
+_QUIET = frozenset((routes.HEALTH, routes.READY, routes.METRICS))
+
+
+def correlation_of(request: falcon.asgi.Request) -> Correlation:
+    """Return the correlation that the middleware gave to `request`."""
+    of_request: Correlation = request.context.correlation
+    return of_request
+
+
+class RequestLog:
+    """Counts and logs requests, whichever path answered them."""
+
+    def __init__(self, log: Log) -> None:
+        """Log by `log`."""
+        self._log = log
+        self._durations: dict[tuple[str, str | None, int], HistogramBuffer] = {}
+
+    def record(
+        self,
+        of_request: Correlation,
+        command_id: str | None,
+        method: str,
+        route: str | None,
+        path: str,
+        status: int,
+        started: float,
+    ) -> None:
+        """Count and log a request that came at `started` (of the performance counter, in seconds)."""
+        seconds = time.perf_counter() - started
+        labels = method, route, status
+        (self._durations.get(labels) or self._duration(*labels)).observe(seconds)
+        if path in _QUIET and method in routes.READ and self._log.level > logging.DEBUG:
+            return
+        trace = "" if of_request.traceparent is None else f'"traceparent":"{of_request.traceparent}",'
+        command = "" if command_id is None else f'"command_id":"{command_id}",'
+        members = (
+            f'"correlationId":"{of_request.identifier}",{trace}{command}"method":"{method}",'
+            f'"path":{_quoted(path)},"status":{status},"seconds":{seconds:.6f}'
+        )
+        self._log.each("request", (members,))
+
+    def _duration(self, method: str, route: str | None, status: int) -> HistogramBuffer:
+        buffer = self._durations[method, route, status] = HistogramBuffer(
+            # Anybody can send any path: those without a route have one label.
+            metrics.REQUESTS.labels(method, route or "none", status)
+        )
+        return buffer
+
+
+class CorrelationMiddleware:
+    """Middleware: gives each request its correlation, answers it, and records the request."""
+
+    def __init__(self, request_log: RequestLog) -> None:
+        """Record answered requests in `request_log`."""
+        self._request_log = request_log
+
+    async def process_request(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
+        """Read the correlation from the headers, or create one."""
+        request.context.started = time.perf_counter()
+        try:
+            request.context.correlation = correlation.from_request(
+                request.get_header(correlation.HEADER), request.get_header(correlation.TRACE_HEADER)
+            )
+        except correlation.CorrelationError as error:
+            request.context.correlation = correlation.new()
+            raise problems.Problem(
+                400, f"{error}. Expected is one such as {identifiers.EXAMPLE}, or none."
+            ) from None
+
+    async def process_response(
+        self,
+        request: falcon.asgi.Request,
+        response: falcon.asgi.Response,
+        resource: object,
+        req_succeeded: bool,
+    ) -> None:
+        """Answer the correlation, and record the request."""
+        context = request.context
+        of_request: Correlation = context.correlation
+        for name, value in of_request.reply_headers():
+            response.set_header(name, value)
+        self._request_log.record(
+            of_request,
+            context.get("command_id"),
+            request.method,
+            request.uri_template,
+            request.path,
+            response.status_code,
+            context.started,
+        )
