@@ -93,6 +93,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	ansible-playbook -i inventories/production playbooks/preflight.yml --limit controller
 	ruff check .
 	ruff format --check .
+	cd app && lint-imports --no-cache
 	cd app && mypy && MYPYPATH=.:..:../scripts mypy -p bench
 	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
 	mypy molecule/tests

@@ -1,4 +1,4 @@
-"""The short way answers as the whole way does, and leaves to it what is not plain."""
+"""The fast path answers as the framework path does, and leaves to it what is not plain."""
 
 import json
 import socket
@@ -11,8 +11,8 @@ pytestmark = pytest.mark.integration
 
 CORRELATION = "0b9a9a34-3a4d-4f0e-9d5e-0d6f7f2f8a11"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-# A header that the short way does not know.
-WHOLE = {"X-Whole-Way": "1"}
+# A header that the fast path does not know.
+FRAMEWORK = {"X-Framework": "1"}
 
 
 def names(answer: Answer) -> set[str]:
@@ -26,34 +26,34 @@ def names(answer: Answer) -> set[str]:
 @pytest.mark.parametrize(
     "text", ["2009-09-28T19:03:12Z", "2009-09-28t19:03:12.5%2B02:00", "2009-09-28T19:03:12+02:00"]
 )
-def test_both_ways_answer_a_post_alike(running: Running, text: str, headers: dict[str, str]) -> None:
+def test_both_paths_answer_a_post_alike(running: Running, text: str, headers: dict[str, str]) -> None:
     path = f"/api/v1/timestamp/{text}"
-    short = running.command.ask("POST", path, headers)
-    whole = running.command.ask("POST", path, {**headers, **WHOLE})
-    assert short.status == whole.status == 200
-    assert names(short) == names(whole)
-    for answer in (short, whole):
+    fast = running.command.ask("POST", path, headers)
+    framework = running.command.ask("POST", path, {**headers, **FRAMEWORK})
+    assert fast.status == framework.status == 200
+    assert names(fast) == names(framework)
+    for answer in (fast, framework):
         assert answer.headers["location"] == f"/api/v1/timestamp/{answer.json()['id']}"
         assert answer.headers["content-type"] == "application/json"
         for name, value in headers.items():
             assert answer.headers[name.lower()] == value
     first, second = (
-        running.get(answer.json()["id"], {"Prefer": "wait=10"}).json() for answer in (short, whole)
+        running.get(answer.json()["id"], {"Prefer": "wait=10"}).json() for answer in (fast, framework)
     )
     assert first["event_timestamp"] == second["event_timestamp"]
 
 
 @pytest.mark.parametrize("headers", [{}, {"correlationId": CORRELATION, "traceparent": TRACE}])
-def test_both_ways_answer_a_get_alike(running: Running, headers: dict[str, str]) -> None:
+def test_both_paths_answer_a_get_alike(running: Running, headers: dict[str, str]) -> None:
     identifier = running.post("2009-09-28T19:03:12.123456789Z")
     running.get(identifier, {"Prefer": "wait=10"})
-    short = running.get(identifier, headers)
-    whole = running.get(identifier, {**headers, **WHOLE})
-    assert short.status == whole.status == 200
-    assert short.body == whole.body
+    fast = running.get(identifier, headers)
+    framework = running.get(identifier, {**headers, **FRAMEWORK})
+    assert fast.status == framework.status == 200
+    assert fast.body == framework.body
     ignored = {"correlationid", "date"} if not headers else {"date"}
-    assert {name: short.headers[name] for name in names(short) - ignored} == {
-        name: whole.headers[name] for name in names(whole) - ignored
+    assert {name: fast.headers[name] for name in names(fast) - ignored} == {
+        name: framework.headers[name] for name in names(framework) - ignored
     }
 
 
@@ -62,21 +62,21 @@ def test_both_ways_answer_a_get_alike(running: Running, headers: dict[str, str])
     ("text", "headers"),
     [("not-one", {}), ("2009-09-28T19:03:12Z", {"correlationId": "x"}), ("a/b", {}), ("%2F", {})],
 )
-def test_both_ways_refuse_alike(running: Running, service: str, text: str, headers: dict[str, str]) -> None:
+def test_both_paths_refuse_alike(running: Running, service: str, text: str, headers: dict[str, str]) -> None:
     asked: Service = getattr(running, service)
     method = "POST" if service == "command" else "GET"
     path = f"/api/v1/timestamp/{text}"
-    short, whole = (asked.ask(method, path, {**headers, **more}) for more in ({}, WHOLE))
-    assert short.status == whole.status
-    assert names(short) == names(whole)
-    assert {**short.json(), "correlationId": 0} == {**whole.json(), "correlationId": 0}
+    fast, framework = (asked.ask(method, path, {**headers, **more}) for more in ({}, FRAMEWORK))
+    assert fast.status == framework.status
+    assert names(fast) == names(framework)
+    assert {**fast.json(), "correlationId": 0} == {**framework.json(), "correlationId": 0}
 
 
 def test_requests_that_follow_at_once_are_answered_in_turn(running: Running) -> None:
     paths = [f"/api/v1/timestamp/2009-09-28T19:03:{second:02}Z" for second in range(20)]
     requests = "".join(
         f"POST {path} HTTP/1.1\r\nHost: x\r\ncorrelationId: {CORRELATION[:-2]}{number:02}\r\n"
-        f"{'X-Whole-Way: 1' + chr(13) + chr(10) if number % 3 == 0 else ''}"
+        f"{'X-Framework: 1' + chr(13) + chr(10) if number % 3 == 0 else ''}"
         f"{'Connection: close' + chr(13) + chr(10) if number == 19 else ''}\r\n"
         for number, path in enumerate(paths)
     )
@@ -85,16 +85,16 @@ def test_requests_that_follow_at_once_are_answered_in_turn(running: Running) -> 
         received = b""
         while chunk := connection.recv(65_536):
             received += chunk
-    found = [
+    identifiers = [
         line.split(b": ")[1].decode()
         for line in received.split(b"\r\n")
         if line.lower().startswith(b"correlationid: ")
     ]
-    assert found == [f"{CORRELATION[:-2]}{number:02}" for number in range(20)]
+    assert identifiers == [f"{CORRELATION[:-2]}{number:02}" for number in range(20)]
     assert received.count(b"HTTP/1.1 200 OK") == 20
 
 
-def test_a_request_is_logged_and_counted_on_the_short_way(running: Running) -> None:
+def test_a_request_is_logged_and_counted_on_the_fast_path(running: Running) -> None:
     identifier = "0b9a9a34-3a4d-4f0e-9d5e-0d6f7f2f8a99"
     answer = running.command.ask(
         "POST", "/api/v1/timestamp/2009-09-28T19:03:12Z", {"correlationId": identifier}
