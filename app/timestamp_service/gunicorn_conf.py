@@ -20,11 +20,11 @@ worker_class = "timestamp_service.server.worker.Worker"
 logger_class = "timestamp_service.server.worker.GunicornLogger"
 loglevel = logging.getLevelName(_server.log_level).lower()
 
-# A wrong setting ends the master before it forks, and workers share the memory of what is imported.
+# A wrong setting ends the master before it forks; workers share the memory of what is imported.
 # The application starts neither thread nor connection before its lifespan begins in the worker.
 preload_app = True
 
-# Half of it is how often a worker tells of progress: three times in the time that the watchdog waits.
+# A worker reports progress twice in this time: three times in the time that the watchdog waits.
 _watchdog_seconds = systemd.from_environment(os.environ).watchdog_seconds or 30
 timeout = max(2, int(min(_watchdog_seconds, 30) * 2 / 3))
 graceful_timeout = 30
@@ -56,6 +56,6 @@ def child_exit(_server: Any, worker: Any) -> None:
 
 
 def on_exit(_server: Any) -> None:
-    """Tell systemd that the master ends, whatever the reason."""
+    """Notify systemd that the master ends, whatever the reason."""
     systemd.from_environment(os.environ).stopping()
     shutil.rmtree(_metrics_folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from timestamp_service.backup.manifest import BackupError
 from timestamp_service.backup.restoring import RestoreError
 from timestamp_service.kafka.topic import StoppedError, Topic, TopicError
 from timestamp_service.runtime.logs import Log
-from timestamp_service.runtime.start import begin_run_once
+from timestamp_service.runtime.start import begin_job
 
 _TOLD_SECONDS = 2.0
 
@@ -104,7 +104,7 @@ def verify(folder: Path) -> int:
 def _begin(
     service: str,
 ) -> tuple[settings.Backup, Log, Callable[[], bool], Callable[[str], None]]:
-    config, log, stop, notifier = begin_run_once(service, settings.read_backup)
+    config, log, stop, notifier = begin_job(service, settings.read_backup)
     log.info("started", topic=config.topic, folder=config.folder)
     told_at = float("-inf")
 

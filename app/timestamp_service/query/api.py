@@ -190,7 +190,7 @@ class Timestamps:
             raise problems.unavailable("database") from None
         except CrowdedError:
             raise problems.try_again(503, "Too many pages are asked for. Try again shortly.") from None
-        # Records of old instants may come at any time.
+        # Records of past instants may come at any time.
         headers = ("content-type", JSON), ("cache-control", caching.NEVER)
         Reply(200, headers, wanted.page(records)).fill(response)
 

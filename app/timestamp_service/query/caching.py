@@ -13,7 +13,7 @@ def entity_tag(identifier: str) -> str:
 
 
 def has_it(request: falcon.asgi.Request, identifier: str) -> bool:
-    """Tell whether the client has the record of that id already, by the header If-None-Match."""
+    """Return whether the header If-None-Match says that the client has the record of that id."""
     if request.get_header("If-None-Match") is None:
         return False
     # The comparison is a weak one (RFC 9110, section 13.1.2).

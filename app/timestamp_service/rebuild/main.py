@@ -14,14 +14,14 @@ from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding, open_topics
 from timestamp_service.rebuild.table import NEW, BusyError, Table
 from timestamp_service.runtime.logs import Log
-from timestamp_service.runtime.start import begin_run_once
+from timestamp_service.runtime.start import begin_job
 
 SERVICE = "timestamp-rebuild"
 
 
 def main() -> None:
     """Rebuild the table from the log. Exit 0 when it is in place, and when SIGTERM has cancelled it."""
-    config, log, stop, notifier = begin_run_once(SERVICE, settings.read_rebuild)
+    config, log, stop, notifier = begin_job(SERVICE, settings.read_rebuild)
     sys.exit(_run(config, log, Progress(log, notifier), stop))
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-# Up to here, the journal's socket takes a write as a whole, whoever else writes.
+# A write of up to this size reaches the journal's socket undivided, whoever else writes.
 _WRITE_BYTES = 16_384
 
 
@@ -28,7 +28,7 @@ def write_to_stderr(line: bytes) -> None:
 
 
 class LineBuffer:
-    """Writes the lines of one turn of an event loop together: a write costs more than what is in it."""
+    """Writes the lines of one turn of an event loop together: a write costs more than its content."""
 
     def __init__(self, write: Callable[[bytes], None], loop: asyncio.AbstractEventLoop) -> None:
         """Write by `write` at the end of each turn of `loop`, which is the running one."""
@@ -51,7 +51,7 @@ class LineBuffer:
         self._length += len(line)
 
     def mine(self) -> bool:
-        """Tell whether the caller's thread is that of the event loop."""
+        """Return whether the caller's thread is that of the event loop."""
         return threading.get_ident() == self._thread
 
     def flush(self) -> None:
@@ -92,7 +92,7 @@ class Log:
         self.line(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Write what may mend itself."""
+        """Write what may resolve itself."""
         self.line(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
@@ -176,7 +176,7 @@ class RateLimitedLog:
 
 
 class LibraryHandler(logging.Handler):
-    """Gives the lines of libraries (gunicorn, uvicorn, asyncio …) our form."""
+    """Writes the lines of libraries (gunicorn, uvicorn, asyncio …) as JSON, as all others."""
 
     def __init__(self, log: Log) -> None:
         """Write by `log`."""
@@ -199,7 +199,7 @@ def take_over_libraries(log: Log) -> None:
     handler = LibraryHandler(log)
     logging.root.handlers = [handler]
     logging.root.setLevel(log.level)
-    # uvicorn tells of each step of starting and stopping, as gunicorn and our own lines do.
+    # uvicorn logs each step of starting and stopping, as gunicorn and our own lines do.
     for name, level in (("gunicorn.error", log.level), ("uvicorn.error", max(log.level, logging.WARNING))):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -36,12 +36,12 @@ def read_settings(service: str, read: Callable[[settings.Environment], Settings]
         sys.exit(EXIT_BAD_SETTING)
 
 
-def begin_run_once(
+def begin_job(
     service: str, read: Callable[[settings.Environment], LoggingSettings]
 ) -> tuple[LoggingSettings, Log, threading.Event, Notifier]:
-    """Begin a process that does one thing and ends: its settings, log, and systemd's notifier, which is told.
+    """Begin a job, a process that does one thing and ends: return its settings, log, stop event and notifier.
 
-    The event is set by SIGTERM and SIGINT, which cancel it.
+    SIGTERM and SIGINT set the event. systemd is notified that the job has started.
     """
     config = read_settings(service, read)
     log = Log(service, config.log_level)

@@ -1,4 +1,4 @@
-"""Telling systemd how a service is: sd_notify(3), without a library."""
+"""Notifying systemd of a service's state: sd_notify(3), without a library."""
 
 import socket
 from collections.abc import Mapping, MutableMapping
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """Where systemd listens (None: nowhere), and how often it wants to hear of progress (None: never)."""
+    """Where systemd listens (None: nowhere), and how often it expects progress (None: never)."""
 
     address: str | None = None
     watchdog_seconds: float | None = None
 
     def ready(self) -> None:
-        """Tell that the service does its work."""
+        """Notify systemd that the service does its work."""
         self._send("READY=1\nSTATUS=Ready")
 
     def status(self, text: str) -> None:
-        """Tell in a few words what the service is doing; `systemctl status` shows it."""
+        """Say in a few words what the service is doing; `systemctl status` shows it."""
         self._send(f"STATUS={text}")
 
     def stopping(self) -> None:
-        """Tell that the service is about to end."""
+        """Notify systemd that the service is about to end."""
         self._send("STOPPING=1\nSTATUS=Stopping")
 
     def progress(self) -> None:

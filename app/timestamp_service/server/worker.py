@@ -1,4 +1,4 @@
-"""The worker process of both APIs: gunicorn looks after it, uvicorn speaks HTTP."""
+"""The worker process of both APIs: gunicorn supervises it, uvicorn speaks HTTP."""
 
 import asyncio
 import gc
@@ -39,7 +39,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "access_log": False,
         "proxy_headers": False,
         "server_header": False,
-        # What still runs then is beyond all its own deadlines.
+        # What still runs by then is beyond all its own deadlines.
         "timeout_graceful_shutdown": 20,
     }
 
@@ -61,7 +61,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         if app.fast_path is not None:
             try_fast_path = partial(fast_path.try_handle, app.fast_path, app.request_log)
             self.config.http = partial(Protocol, try_fast_path=try_fast_path)
-        # Requests leave no cycles behind; a look at all that was imported for each 7000 of them costs.
+        # Requests leave no cycles behind, and a search for cycles costs.
         gc.freeze()
         gc.set_threshold(_GARBAGE_OBJECTS)
         server = _Server(self.config, app)
@@ -89,10 +89,10 @@ class _Server(Server):
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]
-    """Gives gunicorn's own lines our form."""
+    """Writes gunicorn's own lines as JSON, as all others."""
 
     def setup(self, cfg: Config) -> None:
-        """Set up as gunicorn does, and take over what it writes to."""
+        """Set up as gunicorn does, then send all lines through our own log."""
         super().setup(cfg)
         # The name of a process is the start of its module: timestamp_service.command.api:create_app().
         service = "-".join(cfg.default_proc_name.replace("_service", "").split(".")[:2])

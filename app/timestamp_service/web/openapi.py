@@ -27,7 +27,7 @@ _ERRORS = {
     429: "Too many requests; only where a limit is configured.",
     500: "Something went wrong; the log has it under the `correlationId`.",
     502: "The service behind this path is not running at the moment.",
-    503: "Kafka or the database does not answer, or too much is going on. A retry is safe.",
+    503: "Kafka or the database does not answer, or too many requests are in progress. A retry is safe.",
     504: "The service did not answer in time. Repeating a POST is safe with the same `Idempotency-Key`.",
 }
 _RETRIED = (404, 429, 502, 503, 504)
@@ -72,7 +72,7 @@ def content() -> dict[str, Any]:
         "tags": [
             {"name": "Record", "description": "Writing"},
             {"name": "Read", "description": "Reading"},
-            {"name": "Operate", "description": "For machines and those who look after them"},
+            {"name": "Operate", "description": "For machines and those who operate them"},
         ],
         "paths": _paths(),
         "components": {
@@ -95,7 +95,7 @@ def _paths() -> dict[str, Any]:
             **_reading(
                 "getRecord",
                 "Read a record",
-                "A record never changes: it may be kept for ever, and is not sent again to who has it "
+                "A record never changes: it may be kept for ever, and is not sent again to a client that has it "
                 "(`If-None-Match`). An id without a record is waited for: up to `Prefer: wait=N` seconds, by "
                 "default up to 2 s where it may be fresh (a UUIDv7 of the last 10 s, or a UUIDv5).",
                 [_identifier(), _ref("parameters", "Prefer"), _ref("parameters", "IfNoneMatch")],
@@ -144,8 +144,8 @@ def _paths() -> dict[str, Any]:
         ),
         routes.HEALTH: _reading(
             "getHealth",
-            "Whether the service serves",
-            "No dependency is asked. Through nginx: whether both APIs serve.",
+            "Whether the service can answer",
+            "No dependency is asked. Through nginx: whether both APIs can answer.",
             [],
             _schema("Status"),
             tag="Operate",
@@ -178,7 +178,7 @@ def _recording(summary: str, description: str, parameters: list[Any]) -> dict[st
         "parameters": [*parameters, _ref("parameters", "IdempotencyKey"), *_tracing()],
         "responses": {
             "200": {
-                "description": "It is in the log.",
+                "description": "The record is in the log.",
                 "headers": {"Location": _ref("headers", "Location"), **_traced()},
                 "content": {JSON: {"schema": _schema("Identifier")}},
                 "links": {
@@ -213,7 +213,7 @@ def _bulk() -> dict[str, Any]:
                     "schema": {
                         "type": "string",
                         "format": "timestamp-lines",
-                        "description": "A JSON string a line.",
+                        "description": "One JSON string in each line.",
                     },
                     "example": "".join(f"{json.dumps(text)}\n" for text in example),
                 },
@@ -251,7 +251,7 @@ def _reading(
         return {
             "operationId": name if method == "get" else f"{method}{name.removeprefix('get')}",
             "tags": [tag],
-            "summary": summary if method == "get" else f"{summary}: headers alone",
+            "summary": summary if method == "get" else f"{summary}: only the headers",
             "description": description,
             "parameters": [*parameters, *_tracing()],
             "responses": dict(sorted(responses.items())),
@@ -300,7 +300,7 @@ def _parameters() -> dict[str, Any]:
         "CorrelationId": parameter(
             "header",
             "correlationId",
-            "A UUID of any version, which stands in the logs of all services. Without it one is made.",
+            "A UUID of any version, which stands in the logs of all services. Without it, the service creates one.",
             {"type": "string", "format": "uuid"},
             identifiers.EXAMPLE,
         ),
@@ -369,10 +369,13 @@ def _headers() -> dict[str, Any]:
         return {"description": description, "schema": {"type": "string", **schema}}
 
     return {
-        "CorrelationId": {**header("What the logs have of the request.", format="uuid"), "required": True},
-        "Traceparent": header("The one of the request, where it came with one."),
+        "CorrelationId": {
+            **header("The id of the request in the logs of all services.", format="uuid"),
+            "required": True,
+        },
+        "Traceparent": header("The traceparent of the request, if it had one."),
         "Location": {**header("The path of the new record."), "required": True},
-        "ETag": header("The version of the record, of which there is only one."),
+        "ETag": header("The version of the record; there is only one."),
         "CacheControl": header("For how long the answer may be kept, and by whom."),
         "PreferenceApplied": header("The wait that was asked for, 30 s at most."),
         "RetryAfter": {"description": "Try again after so many seconds.", "schema": {"type": "integer"}},
@@ -415,14 +418,14 @@ def _schemas() -> dict[str, Any]:
             id=uuid,
             command_id={**uuid, "description": "The same as id."},
             event_timestamp={"allOf": [timestamp], "description": "The instant, in UTC."},
-            created_at={"allOf": [timestamp], "description": "When the log took it."},
+            created_at={"allOf": [timestamp], "description": "When the log appended it."},
         ),
         "Page": thing(
             "Records of a range.",
             items={"type": "array", "items": _schema("Record")},
             next={"type": ["string", "null"], "description": "The cursor of the next page, or null."},
         ),
-        "Status": thing("How the service is.", status={"type": "string", "enum": ["UP", "READY"]}),
+        "Status": thing("The state of the service.", status={"type": "string", "enum": ["UP", "READY"]}),
         "Problem": {
             "type": "object",
             "description": "RFC 9457",
@@ -474,7 +477,7 @@ def _traced() -> dict[str, Any]:
 
 
 def _or_empty(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"const": "", "description": "As if it were not there."}]}
+    return {"anyOf": [schema, {"const": "", "description": "The same as if the parameter were absent."}]}
 
 
 def _schema(name: str) -> dict[str, str]:
