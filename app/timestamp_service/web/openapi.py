@@ -95,9 +95,9 @@ def _paths() -> dict[str, Any]:
             **_reading(
                 "getRecord",
                 "Read a record",
-                "A record never changes: it may be kept for ever, and is not sent again to a client that has it "
-                "(`If-None-Match`). An id without a record is waited for: up to `Prefer: wait=N` seconds, by "
-                "default up to 2 s where it may be fresh (a UUIDv7 of the last 10 s, or a UUIDv5).",
+                "A record never changes: it may be kept for ever, and is not sent again to a client that has "
+                "it (`If-None-Match`). An id without a record is waited for: up to `Prefer: wait=N` seconds, "
+                "by default up to 2 s where it may be fresh (a UUIDv7 of the last 10 s, or a UUIDv5).",
                 [_identifier(), _ref("parameters", "Prefer"), _ref("parameters", "IfNoneMatch")],
                 _schema("Record"),
                 {
@@ -300,7 +300,7 @@ def _parameters() -> dict[str, Any]:
         "CorrelationId": parameter(
             "header",
             "correlationId",
-            "A UUID of any version, which stands in the logs of all services. Without it, the service creates one.",
+            "A UUID of any version, which stands in the logs of all services. Without it, one is created.",
             {"type": "string", "format": "uuid"},
             identifiers.EXAMPLE,
         ),
