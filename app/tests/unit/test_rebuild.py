@@ -57,7 +57,7 @@ def test_rows_of_messages() -> None:
 
     created = "2023-11-14T22:13:20.12Z"
     number = checksum.number(IDENTIFIER, "2009-09-28T19:03:12.1234567Z", created)
-    assert rows.rows[IDENTIFIER] == Row(IDENTIFIER, "2009-09-28T19:03:12.123456Z", 700, created, number)
+    assert rows.rows[IDENTIFIER] == Row(IDENTIFIER, "2009-09-28T19:03:12.1234567Z", created, number)
     assert list(rows.rows) == [IDENTIFIER, other]
     assert (rows.count, rows.duplicates) == (4, 1)
     assert rows.bad == {(4, 0): "the value is not JSON"}

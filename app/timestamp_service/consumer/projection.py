@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from psycopg2 import errors, extensions
 
-from timestamp_service import instants
 from timestamp_service.consumer.batch import Row
 from timestamp_service.database import connections, schema
+from timestamp_service.database.rows import arrays, copy_statement, copy_text, insert_statement
 from timestamp_service.database.schema import TABLE
 from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Database
@@ -21,13 +21,8 @@ _COPY_ROWS = 200
 # After a batch that held rows of old, the next ones do too: the log is being read again.
 _INSERTS_AFTER_DUPLICATE = 20
 
-_COPY = f"COPY {TABLE} (id, event_timestamp, event_nanoseconds, created_at) FROM STDIN"
-_INSERT = f"""
-INSERT INTO {TABLE} (id, event_timestamp, event_nanoseconds, created_at)
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::smallint[], %s::timestamptz[])
-ON CONFLICT (id) DO NOTHING
-"""  # noqa: S608 (the table's name is our own)
-
+_COPY = copy_statement(TABLE)
+_INSERT = insert_statement(TABLE)
 
 Answer = TypeVar("Answer")
 
@@ -95,31 +90,12 @@ class Projection:
             if len(rows) >= _COPY_ROWS and self._inserts_left <= 0:
                 try:
                     # As a whole: after each part this thread would have to wait for the interpreter's lock.
-                    text = _copy_text(rows)
+                    text = copy_text(rows)
                     cursor.copy_expert(_COPY, io.BytesIO(text), size=len(text))
                 except errors.UniqueViolation:
                     self._inserts_left = _INSERTS_AFTER_DUPLICATE
                 else:
                     return len(rows)
             self._inserts_left -= 1
-            cursor.execute(_INSERT, _arrays(rows))
+            cursor.execute(_INSERT, arrays(rows))
             return cursor.rowcount
-
-
-def _copy_text(rows: Sequence[Row]) -> bytes:
-    lines = []
-    for row in rows:
-        timestamp, nanoseconds = instants.to_columns(row.event_timestamp)
-        lines.append(f"{row.identifier}\t{timestamp}\t{nanoseconds}\t{row.created_at}\n")
-    return "".join(lines).encode("ascii")
-
-
-def _arrays(rows: Sequence[Row]) -> tuple[str, str, str, str]:
-    """Return the columns as PostgreSQL's array texts: none of the values needs quoting."""
-    columns = [instants.to_columns(row.event_timestamp) for row in rows]
-    return (
-        f"{{{','.join([row.identifier for row in rows])}}}",
-        f"{{{','.join([timestamp for timestamp, _ in columns])}}}",
-        f"{{{','.join([str(nanoseconds) for _, nanoseconds in columns])}}}",
-        f"{{{','.join([row.created_at for row in rows])}}}",
-    )

@@ -11,7 +11,7 @@ import psycopg2
 
 from timestamp_service import instants
 from timestamp_service.database import connections
-from timestamp_service.database.records import Record
+from timestamp_service.database.records import COLUMNS, Record
 from timestamp_service.database.schema import TABLE
 from timestamp_service.ledger.book import Book
 from timestamp_service.ledger.client import Line, RequestError, Server
@@ -25,10 +25,9 @@ _FETCH_ROWS = 5_000
 _APPLICATION = "timestamp-ledger"
 
 # The dates are compared to the microsecond: the window begins and ends on whole seconds.
-_SELECT = (
-    "SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text"  # noqa: S608
-    f" FROM {TABLE} WHERE event_timestamp >= %s::timestamptz AND event_timestamp < %s::timestamptz"
-)
+_SELECT = f"""
+SELECT {COLUMNS} FROM {TABLE} WHERE event_timestamp >= %s::timestamptz AND event_timestamp < %s::timestamptz
+"""  # noqa: S608 (the table's name is our own)
 
 
 class CheckError(Exception):

@@ -6,18 +6,16 @@ from typing import NamedTuple
 
 from confluent_kafka import Message
 
-from timestamp_service import instants
 from timestamp_service.kafka import messages
 from timestamp_service.kafka.messages import MalformedError
 from timestamp_service.rebuild import checksum
 
 
 class Row(NamedTuple):
-    """A row: its columns as PostgreSQL takes them, and its number in the checksum."""
+    """A record, its times in their canonical text, and its number in the checksum."""
 
     identifier: str
     event_timestamp: str
-    event_nanoseconds: int
     created_at: str
     number: int
 
@@ -57,7 +55,6 @@ def from_messages(taken: Iterable[Message]) -> Rows:
         if identifier in found.rows:
             found.duplicates += 1
             continue
-        timestamp, nanoseconds = instants.to_columns(command.event_timestamp)
         number = checksum.number(identifier, command.event_timestamp, created_at)
-        found.rows[identifier] = Row(identifier, timestamp, nanoseconds, created_at, number)
+        found.rows[identifier] = Row(identifier, command.event_timestamp, created_at, number)
     return found

@@ -11,6 +11,7 @@ import psycopg2
 from psycopg2 import errors, extensions
 
 from timestamp_service.database import connections, schema
+from timestamp_service.database.rows import arrays, copy_statement, copy_text, insert_statement
 from timestamp_service.database.schema import OWNER, TABLE
 from timestamp_service.rebuild import checksum
 from timestamp_service.rebuild.rows import Row
@@ -38,13 +39,8 @@ _READERS_PAUSE_SECONDS = 0.5
 # How long the readers may keep us from swapping, while the writers wait.
 _READERS_DEADLINE_SECONDS = 20.0
 
-_COLUMNS = "(id, event_timestamp, event_nanoseconds, created_at)"
-_COPY = f"COPY {NEW} {_COLUMNS} FROM STDIN"
-_INSERT = f"""
-INSERT INTO {NEW} {_COLUMNS}
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::smallint[], %s::timestamptz[])
-ON CONFLICT (id) DO NOTHING RETURNING id::text
-"""  # noqa: S608 (the table's name is our own)
+_COPY = copy_statement(NEW)
+_INSERT = insert_statement(NEW, returning=True)
 _UNKNOWN = f"""
 SELECT id::text FROM {TABLE} AS old WHERE NOT EXISTS (SELECT FROM {NEW} AS new WHERE new.id = old.id) LIMIT 10
 """  # noqa: S608
@@ -103,12 +99,12 @@ class Table:
             return Written(0, 0)
         with self._asking() as cursor:
             try:
-                cursor.copy_expert(_COPY, _copy_text(rows), size=1 << 20)
+                cursor.copy_expert(_COPY, io.BytesIO(copy_text(rows)), size=1 << 20)
             except errors.UniqueViolation:
                 pass
             else:
                 return Written(len(rows), sum(row.number for row in rows))
-            cursor.execute(_INSERT, _arrays(rows))
+            cursor.execute(_INSERT, arrays(rows))
             numbers = {row.identifier: row.number for row in rows}
             written = [numbers[identifier] for (identifier,) in cursor.fetchall()]
             return Written(len(written), sum(written))
@@ -249,18 +245,3 @@ def _bounded(connection: extensions.connection, seconds: float) -> Iterator[None
         yield
     finally:
         timer.cancel()
-
-
-def _copy_text(rows: Sequence[Row]) -> io.BytesIO:
-    lines = [f"{row[0]}\t{row[1]}\t{row[2]}\t{row[3]}\n" for row in rows]
-    return io.BytesIO("".join(lines).encode("ascii"))
-
-
-def _arrays(rows: Sequence[Row]) -> tuple[str, str, str, str]:
-    """Return the columns as PostgreSQL's array texts: none of the values needs quoting."""
-    return (
-        f"{{{','.join([row.identifier for row in rows])}}}",
-        f"{{{','.join([row.event_timestamp for row in rows])}}}",
-        f"{{{','.join([str(row.event_nanoseconds) for row in rows])}}}",
-        f"{{{','.join([row.created_at for row in rows])}}}",
-    )
