@@ -6,7 +6,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -15,7 +14,7 @@ from timestamp_service import settings
 from timestamp_service.backup import files, manifest, restoring, saving
 from timestamp_service.backup.manifest import BackupError
 from timestamp_service.backup.restoring import RestoreError
-from timestamp_service.kafka.topic import StoppedError, Topic, TopicError
+from timestamp_service.kafka.topic import StoppedError, Topic, TopicError, open_topics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import begin_run_once
 
@@ -127,11 +126,8 @@ def _run(
     failed: str,
 ) -> int:
     try:
-        with ExitStack() as stack:
-            topics = []
-            for name in (config.topic, config.dead_letter_topic):
-                topics.append(Topic(config.kafka, name, client, log, stopped))
-                stack.callback(topics[-1].close)
+        names = config.topic, config.dead_letter_topic
+        with open_topics(config.kafka, names, client, log, stopped) as topics:
             work(topics)
         return 0
     except StoppedError:

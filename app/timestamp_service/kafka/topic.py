@@ -1,7 +1,8 @@
 """Reading a topic by offsets, without a group's help: from given places to given ends, and gapless."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -169,3 +170,17 @@ class Topic:
     def _reason(self, error: KafkaException) -> str:
         found: KafkaError = self._final or error.args[0]
         return found.str()
+
+
+@contextmanager
+def open_topics(
+    kafka: Kafka, names: Sequence[str], client: str, log: Log, stopped: Callable[[], bool]
+) -> Iterator[list[Topic]]:
+    """Give the topics of these names, as `Topic` describes them; close their connections at the end."""
+    with ExitStack() as stack:
+        topics = []
+        for name in names:
+            topic = Topic(kafka, name, client, log, stopped)
+            stack.callback(topic.close)
+            topics.append(topic)
+        yield topics

@@ -9,9 +9,10 @@ import psycopg2
 
 from timestamp_service import settings
 from timestamp_service.database.errors import reason
-from timestamp_service.kafka.topic import StoppedError, TopicError
+from timestamp_service.kafka.topic import StoppedError, TopicError, open_topics
+from timestamp_service.rebuild.letters import Letters
 from timestamp_service.rebuild.progress import Progress
-from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding, open_topics
+from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding
 from timestamp_service.rebuild.table import NEW, BusyError, Table
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import begin_run_once
@@ -30,8 +31,10 @@ def _run(config: settings.Rebuild, log: Log, progress: Progress, stop: threading
     log.info("started", topic=config.topic, strict=config.strict)
     table: Table | None = None
     try:
-        with open_topics(config, log, stop.is_set) as (topic, letters):
+        names = config.topic, config.dead_letter_topic
+        with open_topics(config.kafka, names, config.group_id, log, stop.is_set) as (topic, dead_letters):
             table = Table(config.database)
+            letters = Letters(dead_letters)
             rebuilding = Rebuilding(config, topic, letters, table, log, progress, stop.is_set)
             rebuilt = rebuilding.run()
             seconds = time.monotonic() - started

@@ -1,8 +1,7 @@
 """A rebuild from its start to the swap, or to what keeps it from that."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from timestamp_service.kafka import messages
@@ -195,17 +194,6 @@ class Rebuilding:
             if self._stopped():
                 raise StoppedError
             time.sleep(0.1)
-
-
-@contextmanager
-def open_topics(config: Rebuild, log: Log, stopped: Callable[[], bool]) -> Iterator[tuple[Topic, Letters]]:
-    """Give the log and its dead letters; close their connections at the end."""
-    with ExitStack() as stack:
-        topics = []
-        for name in (config.topic, config.dead_letter_topic):
-            topics.append(Topic(config.kafka, name, config.group_id, log, stopped))
-            stack.callback(topics[-1].close)
-        yield topics[0], Letters(topics[1])
 
 
 def _whole(topic: Topic) -> dict[int, int]:
