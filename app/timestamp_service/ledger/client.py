@@ -35,11 +35,17 @@ class Server:
 
         Raises ValueError, and OSError when the CA file cannot be read.
         """
-        parts = urlsplit(url)
+        # The message does not quote the URL, which may hold a password.
+        invalid = ValueError("the URL must be one such as https://timestamps.example.com")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise invalid from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise ValueError(f"{url} is no URL such as https://timestamps.example.com")
+            raise invalid
         tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
-        return cls(parts.hostname, parts.port or (443 if tls else 80), tls)
+        return cls(parts.hostname, port or (443 if tls else 80), tls)
 
 
 @dataclass(slots=True)

@@ -144,7 +144,7 @@ class Rebuilding:
 
     def _heed_letters(self) -> None:
         """See that each bad message has its dead letter, as the consumer writes it."""
-        deadline = time.monotonic() + self._config.letters_seconds
+        deadline = time.monotonic() + self._config.dead_letters_seconds
         while missing := self._without_letter():
             if not self._config.strict:
                 self._send(missing)
