@@ -1,4 +1,4 @@
-"""What is in the table: one row a record."""
+"""Records, as they are in the table and in the answers of the API."""
 
 from dataclasses import dataclass
 
