@@ -16,7 +16,7 @@ class RequestError(Exception):
     """A request got no answer; `kind` is how it failed, in a word."""
 
     def __init__(self, kind: str) -> None:
-        """Set the kind: not_connected, connect_timeout, tls, closed (no answer), cut (half an answer), timeout."""
+        """Set the kind: not_connected, connect_timeout, tls, closed (before it), cut (in it), timeout."""
         super().__init__(kind)
         self.kind = kind
 
