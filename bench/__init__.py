@@ -1,1 +1,1 @@
-"""How fast the service is: `python -m bench` (`make bench-app`)."""
+"""Measures how fast the service is: `python -m bench` (`make bench-app`)."""

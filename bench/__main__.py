@@ -1,11 +1,11 @@
-"""`make bench-app`: start everything on loopback, measure it, print the table, end what was started."""
+"""`make bench-app`: start the service on loopback, measure it, print the table, end what was started."""
 
 import argparse
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 
-from bench import consuming, http, readable, report
-from bench.http import Target
+from bench import apis, consuming, readable, report
+from bench.apis import Target
 from bench.report import Sample
 from bench.stage import Stage, bare_app, stage
 
@@ -13,10 +13,10 @@ _GROUPS = ("http", "consumer", "readable")
 
 
 def main() -> None:
-    """Measure what was asked for. On Ctrl-C and SIGTERM too, end what was started, print what there is."""
+    """Measure what was asked for. On Ctrl-C and SIGTERM end what was started, and print what was measured."""
     wanted = _arguments()
     print(report.machine(), flush=True)
-    report.tell(_measure(wanted))
+    report.show(_measure(wanted))
 
 
 def _measure(wanted: argparse.Namespace) -> Generator[Sample, None, None]:
@@ -33,24 +33,26 @@ def _service(wanted: argparse.Namespace, on: Stage, stack: ExitStack) -> Iterato
     consumer = on.world.start_consumer()
     for service in (command, query, consumer):
         service.wait_until_ready()
-    apis = {"command": command.process.pid, "query": query.process.pid}
+    processes = {"command": command.process.pid, "query": query.process.pid}
     servers = {"broker": on.kafka.process.pid, "database": on.postgres.process.pid}
     urls = f"http://127.0.0.1:{command.port}", f"http://127.0.0.1:{query.port}"
-    whole = Target("ours", urls[0], urls[1], {**apis, "consumer": consumer.process.pid, **servers})
+    service_target = Target(
+        "ours", urls[0], urls[1], {**processes, "consumer": consumer.process.pid, **servers}
+    )
     others = [_target(text, wanted.authority) for text in wanted.url]
-    loads = http.make_loads(on.folder, [whole, *others])
+    loads = apis.make_loads(on.folder, [service_target, *others])
     if "readable" in wanted.only:
-        for target in (whole, *others):
+        for target in (service_target, *others):
             yield from readable.idle(target, wanted.rounds, 20 if wanted.quick else 100)
             yield from readable.loaded(target, loads, 5 if wanted.quick else wanted.loaded_seconds)
-        yield from readable.memory(whole)
+        yield from readable.memory(service_target)
     if "http" in wanted.only:
-        # What it takes from the machine is measured by itself.
+        # The consumer is measured alone, and must not slow down the APIs.
         consumer.process.terminate()
-        ours = Target("ours", urls[0], urls[1], {**apis, **servers})
+        ours = Target("ours", urls[0], urls[1], {**processes, **servers})
         seconds = 2 if wanted.quick else wanted.seconds
-        yield from http.rounds([ours, *others], loads, bare, on.kafka, wanted.rounds, seconds)
-        yield from readable.memory(Target("ours", urls[0], urls[1], apis))
+        yield from apis.rounds([ours, *others], loads, bare, on.kafka, wanted.rounds, seconds)
+        yield from readable.memory(Target("ours", urls[0], urls[1], processes))
     for service in (command, query, consumer):
         service.process.terminate()
 
@@ -64,7 +66,7 @@ def _target(text: str, authority: str | None) -> Target:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only see that it works: short, two rounds")
+    parser.add_argument("--quick", action="store_true", help="only check that it works: short, two rounds")
     parser.add_argument("--rounds", type=int, help="rounds of each row (5)")
     parser.add_argument("--seconds", type=float, default=4, help="seconds of load a row and round (4)")
     parser.add_argument(

@@ -37,7 +37,7 @@ class Client:
         return identifier
 
     def get(self, identifier: str) -> None:
-        """Read a record, waiting for it where it is not there yet."""
+        """Read a record, waiting until it is there."""
         self._expect("GET", f"/api/v1/timestamp/{identifier}")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The row of the consumer: a topic full of messages into the indexed table, next to COPY of the same rows."""
+"""The row of the consumer: from a full topic into the indexed table, compared with COPY of the same rows."""
 
 import io
 import time
@@ -26,7 +26,7 @@ _PARTITIONS = 12
 
 
 def preload(world: World, count: int) -> list[Command]:
-    """Put `count` messages on the topic, as the command API writes them; return what is in them."""
+    """Send `count` messages to the topic, as the command API writes them; return their commands."""
     producer = Producer(
         {
             "bootstrap.servers": world.kafka.bootstrap,
@@ -39,9 +39,9 @@ def preload(world: World, count: int) -> list[Command]:
     for number in range(count):
         command = Command(str(uuid_utils.uuid7()), instants.from_milliseconds(1_254_164_592_123 + number))
         commands.append(command)
-        # Each of a request of its own, as single POSTs make them.
+        # One request each, as single POSTs make them.
         headers: messages.Headers = [("correlationId", str(uuid_utils.uuid4()).encode())]
-        # Long stretches of one partition, as the API makes them.
+        # A hundred at a time to one partition, as the API does.
         partition = number // 100 % _PARTITIONS
         while True:
             try:
@@ -54,7 +54,7 @@ def preload(world: World, count: int) -> list[Command]:
         if number % 1000 == 0:
             producer.poll(0)
     if producer.flush(60):
-        raise RuntimeError("the messages were not all taken")
+        raise RuntimeError("not all messages were delivered")
     return commands
 
 
@@ -63,7 +63,7 @@ def rounds(stage: Stage, count: int, records: int) -> Iterator[Sample]:
     world = World("consuming", stage.kafka, stage.postgres, stage.folder / "services")
     world.make_topics()
     world.make_database()
-    # It makes the table.
+    # It creates the table.
     consumer = world.start_consumer()
     consumer.wait_until_ready()
     consumer.process.terminate()
@@ -104,16 +104,16 @@ def _consume(stage: Stage, world: World, group: str, ends: list[str], records: i
 
 
 def _event_time(log: Path, mark: bytes) -> float:
-    """Wait for the log's first line with `mark`; return when that was seen."""
+    """Wait for the first line with `mark` in the log; return the time when it is there."""
     until("the consumer has its partitions", lambda: mark in log.read_bytes()[:100_000], 30)
     return time.time()
 
 
 def _wait_for(postgres: Postgres, database: str, identifiers: list[str]) -> None:
-    """Wait until all are in the table, one after the other: each question costs the server a moment only."""
+    """Wait until all are in the table, one after the other: each query costs the server little."""
     left = list(identifiers)
 
-    def through() -> bool:
+    def all_written() -> bool:
         while left:
             cursor.execute(f"SELECT 1 FROM {TABLE} WHERE id = %s", (left[-1],))  # noqa: S608
             if cursor.fetchone() is None:
@@ -123,7 +123,7 @@ def _wait_for(postgres: Postgres, database: str, identifiers: list[str]) -> None
 
     with closing(_connect(postgres, database)) as connection, connection.cursor() as cursor:
         connection.autocommit = True
-        until("the consumer is through", through, 180)
+        until("the consumer has written all", all_written, 180)
 
 
 def _truncate(world: World) -> None:

@@ -19,7 +19,7 @@ def records_per_second(kafka: Kafka, records: int) -> float:
     amount = ["--topic", topic, "--num-records", str(records), "--record-size", str(_RECORD_BYTES)]
     how = ["--throughput", "-1", "--producer-props", f"bootstrap.servers={kafka.bootstrap}", "acks=all"]
     finished = subprocess.run([*tool, *amount, *how], capture_output=True, text=True, timeout=180, check=True)
-    found = re.findall(rf"^{records} records sent, ([\d.]+) records/sec", finished.stdout, re.MULTILINE)
-    if not found:
-        raise RuntimeError(f"ProducerPerformance says nothing: {finished.stdout}{finished.stderr}")
-    return float(found[-1])
+    rates = re.findall(rf"^{records} records sent, ([\d.]+) records/sec", finished.stdout, re.MULTILINE)
+    if not rates:
+        raise RuntimeError(f"ProducerPerformance failed: {finished.stdout}{finished.stderr}")
+    return float(rates[-1])

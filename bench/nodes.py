@@ -1,4 +1,4 @@
-"""What runs on the nodes, as this computer sees it: containers have their processes in its /proc, too."""
+"""The processes of the nodes as this computer sees them: those of containers are in its /proc too."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 from inventory import Host, Service
 
 _NGINX, _JOURNAL = "nginx.service", "systemd-journald.service"
-# What the table calls a unit; another instance of one is left out.
+# The names of the units in the table; other instances of a unit are left out.
 _NAMES = {
     _NGINX: "nginx",
     "timestamp-command.service": "command",
@@ -21,12 +21,12 @@ _NAMES = {
 
 
 class NodesError(Exception):
-    """Why the nodes cannot be measured, as a text for a person."""
+    """The nodes cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """The web node that is measured: `within` it a command runs in its network; and processes by name."""
+    """The web node: the prefix `within` that runs a command in its network, and its processes by name."""
 
     within: tuple[str, ...]
     processes: Mapping[str, int]
@@ -35,7 +35,7 @@ class Nodes:
 def find(service: Service) -> Nodes:
     """Find the first web node's network, and the processes that a request keeps busy. Raises NodesError."""
     web = next(node for node in service.nodes if "web" in node.groups)
-    found: dict[str, int] = {}
+    processes: dict[str, int] = {}
     for node in service.nodes:
         if node is not web and "web" in node.groups:
             continue
@@ -52,13 +52,15 @@ def find(service: Service) -> Nodes:
             )
         for unit in units:
             if unit == service.postgresql_unit or unit in _NAMES:
-                found[_NAMES.get(unit, "database")] = ids[main[unit]]
-    network = ("nsenter", f"--net=/proc/{found['nginx']}/ns/net", "--")
-    return Nodes(network, {name: found[name] for name in (*_NAMES.values(), "database") if name in found})
+                processes[_NAMES.get(unit, "database")] = ids[main[unit]]
+    network = ("nsenter", f"--net=/proc/{processes['nginx']}/ns/net", "--")
+    return Nodes(
+        network, {name: processes[name] for name in (*_NAMES.values(), "database") if name in processes}
+    )
 
 
 def running(text: str) -> tuple[str, dict[str, int]]:
-    """Read what a node said: its namespace of process ids, and the main process of each unit in it."""
+    """Return from a node's answer its namespace of process ids, and the main process of each unit in it."""
     namespace, _, units = text.partition("\n")
     main = {}
     for block in units.strip().split("\n\n"):
@@ -70,19 +72,19 @@ def running(text: str) -> tuple[str, dict[str, int]]:
 
 def here(namespace: str, proc: Path = Path("/proc")) -> dict[int, int]:
     """Return the ids that processes of a namespace (such as pid:[4026532183]) have here, by those in it."""
-    found = {}
+    ids_here = {}
     for folder in proc.glob("[0-9]*"):
         try:
             if os.readlink(folder / "ns/pid") != namespace:
                 continue
             status = (folder / "status").read_text()
         except OSError:
-            # It has ended, or is not ours to look at.
+            # It has ended, or we have no right to read it.
             continue
         # From the outermost namespace that is seen to its own: proc(5).
         ids = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
-        found[int(ids[-1])] = int(folder.name)
-    return found
+        ids_here[int(ids[-1])] = int(folder.name)
+    return ids_here
 
 
 def _ask(node: Host, units: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""`make bench`: what nginx with TLS costs on the running nodes: through it, and directly, in turn.
+"""`make bench`: the cost of nginx with TLS on the running nodes: requests through it and directly, in turn.
 
 The load comes from within the web node's network for both, so that only the server differs. It records
 timestamps, which stay in the log of these nodes for ever: some hundred thousand a run.
@@ -14,8 +14,8 @@ from pathlib import Path
 from inventory import InventoryError, Service, read_service
 from units import PROCESSES
 
-from bench import http, nodes, report, wrk
-from bench.http import Target
+from bench import apis, nodes, report, wrk
+from bench.apis import Target
 from bench.nodes import Nodes, NodesError
 from bench.report import Sample
 
@@ -24,7 +24,7 @@ _SEEDS = 1000
 
 
 def main() -> None:
-    """Measure, and print the table; on Ctrl-C, what there is of it."""
+    """Measure, and print the table; on Ctrl-C the rows measured so far."""
     wanted = _arguments()
     try:
         service = read_service(wanted.inventory)
@@ -32,7 +32,7 @@ def main() -> None:
     except (InventoryError, NodesError) as error:
         sys.exit(str(error))
     print(report.machine(), flush=True)
-    report.tell(_measure(service, on, wanted))
+    report.show(_measure(service, on, wanted))
 
 
 def targets(service: Service, on: Nodes) -> tuple[Target, Target]:
@@ -51,16 +51,16 @@ def targets(service: Service, on: Nodes) -> tuple[Target, Target]:
 def _measure(service: Service, on: Nodes, wanted: argparse.Namespace) -> Generator[Sample, None, None]:
     direct, proxied = targets(service, on)
     with tempfile.TemporaryDirectory(prefix="timestamp-service-bench-") as name:
-        loads = http.make_loads(Path(name), [proxied], _SEEDS)
+        loads = apis.make_loads(Path(name), [proxied], _SEEDS)
         kinds = {"GET by id": loads.reads[proxied.name], "POST": loads.posts}
         for number in range(wanted.rounds + 1):
-            # The first round warms up: the broker's JVM must have translated what is run often. Neither of
-            # the two always comes first, as one waits for what the other has left to be written.
+            # The first round warms up the broker's JVM. The order alternates, since the first load leaves
+            # writes behind that slow down the second.
             seconds = wanted.seconds if number else 3 * wanted.seconds
             order = (direct, proxied) if number % 2 else (proxied, direct)
             for kind, load in kinds.items():
                 measured = {
-                    target.name: http.watched(
+                    target.name: apis.watched(
                         target,
                         partial(_run, target, kind, load, wanted.connections, seconds, on.within),
                     )
@@ -70,7 +70,7 @@ def _measure(service: Service, on: Nodes, wanted: argparse.Namespace) -> Generat
                 for target in (direct, proxied) if number else ():
                     answered, cpu = measured[target.name]
                     row = f"{kind}, {wanted.connections}, {target.name}"
-                    yield http.sample(row, "req/s", answered, answered.per_second, ruler, cpu)
+                    yield apis.sample(row, "req/s", answered, answered.per_second, ruler, cpu)
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""Rows of the whole way: how soon what is posted can be read, idle and while many others post."""
+"""The end-to-end rows: how soon a posted record can be read, when idle and while many others post."""
 
 import threading
 import time
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from statistics import median, quantiles
 
 from bench import usage, wrk
+from bench.apis import Loads, Target
 from bench.client import Client
-from bench.http import Loads, Target
 from bench.report import Sample
 
 _INSTANT = "2009-09-28T19:03:12.123Z"
@@ -15,26 +15,26 @@ _PROBES_PER_SECOND = 5
 
 
 def idle(target: Target, count: int, probes: int) -> Iterator[Sample]:
-    """Post a record and read it, again and again with a pause: milliseconds from sending to reading."""
+    """Post a record and read it, repeatedly and with a pause: milliseconds from sending to reading."""
     command, query = (Client(url, target.authority) for url in (target.command, target.query))
     for _ in range(count):
-        taken = []
+        latencies = []
         for _ in range(probes):
             time.sleep(0.05)
-            taken.append(_probe(command, query))
+            latencies.append(_probe(command, query))
         yield Sample(
             f"posted to readable, idle @ {target.name}",
             "ms",
-            median(taken),
-            p50=median(taken),
-            p99=quantiles(taken, n=100)[-1],
+            median(latencies),
+            p50=median(latencies),
+            p99=quantiles(latencies, n=100)[-1],
         )
 
 
 def loaded(target: Target, loads: Loads, seconds: float) -> Iterator[Sample]:
     """The same while posts run at 64 connections: the longest, and how long it takes after their end."""
     command, query = (Client(url, target.authority) for url in (target.command, target.query))
-    taken: list[float] = []
+    latencies: list[float] = []
     before = {name: usage.cpu_seconds(pid) for name, pid in target.processes.items()}
     answered: list[wrk.Answered] = []
     posting = threading.Thread(
@@ -42,7 +42,7 @@ def loaded(target: Target, loads: Loads, seconds: float) -> Iterator[Sample]:
     )
     posting.start()
     while posting.is_alive():
-        taken.append(_probe(command, query))
+        latencies.append(_probe(command, query))
         posting.join(1 / _PROBES_PER_SECOND)
     ended = time.monotonic()
     # Partitions are read in turn: several records meet the end of each.
@@ -64,9 +64,9 @@ def loaded(target: Target, loads: Loads, seconds: float) -> Iterator[Sample]:
     yield Sample(
         f"posted to readable, loaded @ {target.name}",
         "ms most",
-        max(taken),
-        p50=median(taken),
-        p99=quantiles(taken, n=100)[-1],
+        max(latencies),
+        p50=median(latencies),
+        p99=quantiles(latencies, n=100)[-1],
     )
     yield Sample(f"all readable after the end @ {target.name}", "ms", after)
 

@@ -1,4 +1,4 @@
-"""`make bench-rebuild`: a topic full of messages into a new table, proved and swapped, on loopback."""
+"""`make bench-rebuild`: a rebuild from a topic full of messages, proof and swap included, on loopback."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from bench.stage import stage
 
 
 def main() -> None:
-    """Rebuild some times, each after TRUNCATE, and print how long each took from its start to its end."""
+    """Rebuild several times, each time after TRUNCATE, and print how long each rebuild took."""
     parser = argparse.ArgumentParser(prog="python -m bench.rebuilding", description=__doc__)
     parser.add_argument("--records", type=int, default=1_000_000, help="messages in the log (1000000)")
     parser.add_argument("--rounds", type=int, default=3, help="rebuilds (3)")

@@ -1,4 +1,4 @@
-"""What was measured, as it comes and as a table."""
+"""The samples of a measurement, as they come and as a table."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from types import FrameType
 class Sample:
     """One round of one row.
 
-    `value` and `ruler` are in `unit`; p50 and p99 are in milliseconds; `cpu` holds the CPU µs a request (or
+    `value` and `ruler` are in `unit`; p50 and p99 are in milliseconds; `cpu` holds the CPU µs per request (or
     message) of each process.
     """
 
@@ -32,10 +32,10 @@ class Sample:
     failed: int = 0
 
 
-def tell(samples: Generator[Sample, None, None]) -> None:
-    """Show each sample on stderr as it comes, and the table at the end: on Ctrl-C and SIGTERM what there is.
+def show(samples: Generator[Sample, None, None]) -> None:
+    """Print each sample to stderr as it comes, and the table at the end, also on Ctrl-C and SIGTERM.
 
-    These two end the program with 130, once `samples` has put everything away.
+    These two end the program with 130, once `samples` has cleaned up.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     seen: list[Sample] = []
@@ -51,7 +51,7 @@ def tell(samples: Generator[Sample, None, None]) -> None:
 
 
 def table(samples: Iterable[Sample]) -> str:
-    """Return a line a row: median (min to max) over its rounds."""
+    """Return one line per row: median, min and max over its rounds."""
     rows: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         rows[sample.row].append(sample)
@@ -78,7 +78,7 @@ def table(samples: Iterable[Sample]) -> str:
 
 
 def machine() -> str:
-    """Return what the figures were measured on, and how busy it was with other things."""
+    """Return the machine on which the figures were measured, and how busy it was before."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     load = "/".join(f"{load:.1f}" for load in os.getloadavg())

@@ -1,4 +1,4 @@
-"""What is measured: our processes and what they need, on loopback, each ended by its id at the end."""
+"""The service to measure and the servers that it needs, on loopback; each process is ended by its id."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from tests.integration.postgres import Postgres
 from tests.integration.processes import Process, free_port, until
 from tests.integration.service import World
 
-# As the nodes have them, for a machine that is shared.
+# As on the nodes, for a shared machine.
 _JVM = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC")
 _POSTGRES = """\
 shared_buffers = 256MB
@@ -24,7 +24,7 @@ max_wal_size = 4GB
 
 @dataclass(frozen=True)
 class Stage:
-    """A broker, a database server, a folder of our own, and the world in between."""
+    """A broker, a database server, a temporary folder, and a world that uses them."""
 
     folder: Path
     kafka: Kafka

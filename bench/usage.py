@@ -1,4 +1,4 @@
-"""What processes use: CPU time and memory, of each with all its children (proc(5))."""
+"""CPU time and memory of processes with all their children (proc(5))."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,13 @@ _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 
 def tree(pid: int) -> list[int]:
     """Return `pid` and all that descend from it."""
-    found = [pid]
-    for parent in found:
+    pids = [pid]
+    for parent in pids:
         try:
-            found += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+            pids += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
         except FileNotFoundError:
             continue
-    return found
+    return pids
 
 
 def cpu_seconds(pid: int) -> float:

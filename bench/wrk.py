@@ -21,7 +21,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Answered:
-    """What came back: requests a second, latencies in milliseconds, and how many failed."""
+    """The answers: how many, latencies in milliseconds, and how many failed."""
 
     requests: int
     seconds: float
@@ -36,7 +36,7 @@ class Answered:
 
 
 def run(url: str, load: Load, connections: int, seconds: float, within: Sequence[str] = ()) -> Answered:
-    """Send `load` on kept-alive connections for `seconds`. Raises RuntimeError when wrk says nothing.
+    """Send `load` on kept-alive connections for `seconds`. Raises RuntimeError when wrk fails.
 
     `within` is a command that runs wrk elsewhere, such as in another network.
     """
@@ -44,10 +44,10 @@ def run(url: str, load: Load, connections: int, seconds: float, within: Sequence
     command += ["--timeout=10s", f"--script={_SCRIPT}", url, "--", load.method, str(load.paths)]
     command += [str(load.body)] if load.body is not None else []
     finished = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
-    found = re.search(r"^result (\{.*\})$", finished.stdout, re.MULTILINE)
-    if found is None:
+    match = re.search(r"^result (\{.*\})$", finished.stdout, re.MULTILINE)
+    if match is None:
         raise RuntimeError(f"wrk failed ({finished.returncode}): {finished.stderr}{finished.stdout}")
-    result = json.loads(found[1])
+    result = json.loads(match[1])
     return Answered(
         requests=result["requests"],
         seconds=result["microseconds"] / 1e6,

@@ -117,7 +117,7 @@ def own_signals() -> Iterator[None]:
 
 def test_table_has_median_range_ratio_cpu_and_failures(capsys: pytest.CaptureFixture[str]) -> None:
     ended: list[str] = []
-    report.tell(rows(ended))
+    report.show(rows(ended))
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split() == ["GET", "200", "100", "300", "req/s", "1.00", "nginx", "30", "FAILED:", "2"]
     assert ended == ["put away"]
@@ -126,7 +126,7 @@ def test_table_has_median_range_ratio_cpu_and_failures(capsys: pytest.CaptureFix
 def test_interrupted_while_it_measures_it_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     ended: list[str] = []
     with pytest.raises(SystemExit) as left:
-        report.tell(rows(ended, KeyboardInterrupt()))
+        report.show(rows(ended, KeyboardInterrupt()))
     assert left.value.code == 130
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["GET", "100"]
     assert ended == ["put away"]
@@ -148,5 +148,5 @@ def test_interrupted_while_it_shows_a_row_it_puts_everything_away_before_the_tab
     monkeypatch.setattr(report, "table", table)
     monkeypatch.setattr("builtins.print", interrupted)
     with pytest.raises(SystemExit):
-        report.tell(rows(ended))
+        report.show(rows(ended))
     assert ended == ["put away", "table"]

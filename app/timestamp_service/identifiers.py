@@ -8,23 +8,23 @@ import uuid_utils
 UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 EXAMPLE = "01890a5d-ac96-774b-bcce-b302099a8057"
 
-# Fixed for ever: another one would give other ids to keys that were used already.
+# Never change it: keys that were used already would get other ids.
 _NAMESPACE = uuid_utils.UUID("43da3b40-7b49-4535-bd1c-1ebf3dc1dbd7")
 
 
 class IdentifierError(ValueError):
-    """A text is no UUID."""
+    """A text is not a UUID."""
 
 
 def new() -> str:
-    """Return a new UUIDv7: ids of one time stand side by side in an index."""
+    """Return a new UUIDv7: ids of the same time are neighbours in an index."""
     return str(uuid_utils.uuid7())
 
 
 def from_key(key: str, kind: str, timestamp: str) -> str:
     """Return the UUIDv5 of an idempotency key: the same for the same three texts, in every release.
 
-    `kind`: "one", "now" or "bulk:<index>"; `timestamp`: as it was sent, "" where none was.
+    `kind` is "one", "now" or "bulk:<index>"; `timestamp` is as it was sent, or "".
     """
     return str(uuid_utils.uuid5(_NAMESPACE, f"{key}\n{kind}\n{timestamp}"))
 
@@ -37,13 +37,13 @@ def normalise(text: str) -> str:
 
 
 def may_be_fresh(identifier: str, within_seconds: float) -> bool:
-    """Tell whether a record of this id may have been posted in the last `within_seconds`.
+    """Return whether a record of this id may have been posted in the last `within_seconds`.
 
-    A UUIDv7 holds the time when it was made; clocks of nodes may differ by as much. A UUIDv5 (made of an
-    idempotency key) holds none: it always may.
+    A UUIDv7 holds the time of its creation; the clocks of the nodes may differ by as much. A UUIDv5 (of an
+    idempotency key) holds no time: the answer is always True.
     """
     version = identifier[14]
     if version == "7":
-        made = int(identifier[:8] + identifier[9:13], 16) / 1000
-        return abs(time.time() - made) <= within_seconds
+        created = int(identifier[:8] + identifier[9:13], 16) / 1000
+        return abs(time.time() - created) <= within_seconds
     return version == "5"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 EXAMPLE = "2009-09-28T19:03:12.123456789Z"
 
-# Canonical texts, but those of 29 February: what need not be looked at any closer.
+# Canonical texts except those of 29 February: they need no further check.
 PLAIN = (
     r"(?!0000)[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
     r"|02-(?:0[1-9]|1[0-9]|2[0-8]))T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{0,8}[1-9])?Z"
@@ -21,13 +21,13 @@ _TIMESTAMP = re.compile(
     r"(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
 )
 
-# Year 0000 is beyond datetime, and has as many days as 2000: it stands in for it.
+# datetime has no year 0000; the year 2000 has as many days and stands in for it.
 _STAND_IN = 2000
 _MICROSECOND_TEXT_LENGTH = len("2009-09-28T19:03:12.123456Z")
 
 
 class InstantError(ValueError):
-    """A text is no instant that can be recorded; says what was expected."""
+    """A text is not an instant that can be recorded; the message says why."""
 
 
 def normalise(text: str) -> str:
@@ -40,10 +40,10 @@ def normalise(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    found = _TIMESTAMP.fullmatch(text)
-    if found is None:
+    match = _TIMESTAMP.fullmatch(text)
+    if match is None:
         raise InstantError(_reason(text))
-    date, clock, fraction, sign, hours, minutes = found.groups()
+    date, clock, fraction, sign, hours, minutes = match.groups()
     if sign is None and date[:4] != "0000":
         try:
             datetime.fromisoformat(date)

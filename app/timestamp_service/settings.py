@@ -1,6 +1,7 @@
 """Settings: environment variables, read once into frozen objects.
 
-A secret `NAME` may be given as a file instead, by `NAME_FILE`.
+A secret `NAME` may be given as a file instead, by `NAME_FILE`. No error quotes the value of a setting: it may
+be a secret, or hold one, if only by mistake.
 """
 
 import logging
@@ -16,10 +17,10 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 class SettingError(Exception):
-    """A setting is missing or bad; the text names it."""
+    """A setting is missing or invalid; the message names it, and says what is expected."""
 
     def __init__(self, name: str, problem: str) -> None:
-        """Blame `name`: `problem` goes on from there ("is missing")."""
+        """Make the message of `name` and `problem`, such as "is missing"."""
         super().__init__(f"{name} {problem}")
         self.name = name
 
@@ -49,14 +50,14 @@ class Kafka:
         client: dict[str, Any] = {
             "bootstrap.servers": self.brokers,
             "security.protocol": self.protocol,
-            # A broker that hangs is noticed, and a node that returns is found again soon.
+            # Give up a broker that hangs, and soon connect to one that is back.
             "socket.timeout.ms": 10_000,
             "socket.connection.setup.timeout.ms": 5_000,
             "reconnect.backoff.ms": 100,
             "reconnect.backoff.max.ms": 2_000,
-            # Lone messages do not wait for the acknowledgement of earlier packets.
+            # A single message does not wait for the acknowledgement of earlier packets.
             "socket.nagle.disable": True,
-            # What matters comes as an error too; the rest only if it is fatal, and in our form.
+            # The library logs emergencies only, through our logger: what matters arrives as an error as well.
             "log_level": 0,
             "logger": logging.getLogger("kafka"),
         }
@@ -71,9 +72,9 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """How to reach PostgreSQL: a libpq URI, and who we are."""
+    """How to reach PostgreSQL: a libpq URI (which may hold a password), and our role there."""
 
-    url: str
+    url: str = field(repr=False)
     username: str
     password: str | None = field(repr=False)
 
@@ -123,11 +124,11 @@ class Rebuild:
     dead_letter_topic: str
     group_id: str
     database: Database
-    # Whether a message that can never be projected, and has no dead letter, ends it.
+    # Whether a message that can never be projected and has no dead letter fails the rebuild.
     strict: bool
-    # How long one is waited for: the consumer may be about to write it.
-    letters_seconds: int
-    # Whether rows are given up whose records are not in the log.
+    # How long to wait for such a dead letter: the consumer may be about to write it.
+    dead_letters_seconds: int
+    # Whether to drop the rows whose records are not in the log.
     drop_unknown: bool
 
 
@@ -190,7 +191,7 @@ def read_rebuild(environment: Environment) -> Rebuild:
         group_id=f"{_text(environment, 'KAFKA_GROUP_ID')}-rebuild",
         database=read_database(environment),
         strict=_boolean(environment, "REBUILD_STRICT", default=True),
-        letters_seconds=_integer(environment, "REBUILD_DEAD_LETTERS_SECONDS", 30, 0, 3600),
+        dead_letters_seconds=_integer(environment, "REBUILD_DEAD_LETTERS_SECONDS", 30, 0, 3600),
         drop_unknown=_boolean(environment, "REBUILD_DROP_UNKNOWN", default=False),
     )
 
@@ -200,7 +201,7 @@ def read_backup(environment: Environment) -> Backup:
     topic = _topic(environment, "KAFKA_CONSUMER_TOPIC")
     folder = _text(environment, "BACKUP_FOLDER")
     if not Path(folder).is_dir():
-        raise SettingError("BACKUP_FOLDER", f"names no folder: {folder!r}")
+        raise SettingError("BACKUP_FOLDER", "is not an existing folder")
     return Backup(
         log_level=read_log_level(environment),
         kafka=_kafka(environment),
@@ -211,15 +212,15 @@ def read_backup(environment: Environment) -> Backup:
 
 
 def read_log_level(environment: Environment) -> int:
-    """Read how much is logged: a number of the module `logging`. Raises SettingError."""
+    """Read the log level, as a number of the module `logging`. Raises SettingError."""
     level = environment.get("LOG_LEVEL") or "info"
     if level.lower() not in LEVELS:
-        raise SettingError("LOG_LEVEL", f"must be one of {', '.join(LEVELS)}, not {level!r}")
+        raise SettingError("LOG_LEVEL", f"must be one of {', '.join(LEVELS)}")
     return LEVELS[level.lower()]
 
 
 def read_server(environment: Environment) -> Server:
-    """Read what every process has. Raises SettingError."""
+    """Read the settings of every process that serves. Raises SettingError."""
     log_level = read_log_level(environment)
     return Server(
         port=_integer(environment, "SERVER_PORT", None, 1, 65_535),
@@ -232,18 +233,16 @@ def _kafka(environment: Environment) -> Kafka:
     brokers = _text(environment, "KAFKA_BROKER")
     for broker in brokers.split(","):
         host, colon, port = broker.strip().rpartition(":")
-        if not host or not colon or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-            raise SettingError("KAFKA_BROKER", f"must be host:port, several by commas, not {brokers!r}")
+        if not host or not colon or not _is_port(port):
+            raise SettingError("KAFKA_BROKER", "must be host:port, or several separated by commas")
     protocol = environment.get("KAFKA_SECURITY_PROTOCOL") or "PLAINTEXT"
     protocols = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
     if protocol not in protocols:
-        raise SettingError(
-            "KAFKA_SECURITY_PROTOCOL", f"must be one of {', '.join(protocols)}, not {protocol!r}"
-        )
+        raise SettingError("KAFKA_SECURITY_PROTOCOL", f"must be one of {', '.join(protocols)}")
     sasl = protocol.startswith("SASL_")
     ca_file = environment.get("KAFKA_CA_FILE") or None
     if ca_file is not None and not Path(ca_file).is_file():
-        raise SettingError("KAFKA_CA_FILE", f"names no file: {ca_file!r}")
+        raise SettingError("KAFKA_CA_FILE", "is not an existing file")
     return Kafka(
         brokers=brokers,
         protocol=protocol,
@@ -256,23 +255,33 @@ def _kafka(environment: Environment) -> Kafka:
 
 def read_database(environment: Environment) -> Database:
     """Read how to reach PostgreSQL. Raises SettingError."""
-    # The command API shall not load a PostgreSQL client.
+    # The command API does without a PostgreSQL client.
     import psycopg2
     from psycopg2.extensions import parse_dsn
 
     url = _text(environment, "DB_URL")
+    expected = (
+        "must be a libpq URI such as postgresql://host:port/database; percent-encode special characters"
+    )
+    # After an unencoded @, / or ? libpq takes the rest of a password for another part, and may quote it.
+    if re.fullmatch(r"postgres(?:ql)?://(?:[^@/?]*@)?[^@]*", url) is None:
+        raise SettingError("DB_URL", expected)
     try:
-        if not url.startswith(("postgresql://", "postgres://")):
-            raise SettingError("DB_URL", "must be a libpq URI: postgresql://host:port/database")
-        parse_dsn(url)
-    except psycopg2.Error as error:
-        raise SettingError("DB_URL", f"is no libpq URI: {str(error).strip()}") from None
+        ports = parse_dsn(url).get("port", "").split(",")
+    except (psycopg2.Error, UnicodeError):
+        raise SettingError("DB_URL", expected) from None
+    if not all(_is_port(port) for port in ports if port):
+        raise SettingError("DB_URL", expected)
     return Database(
         url=url,
         username=_text(environment, "DB_USERNAME"),
-        # None where the server asks for none (a peer on a unix socket).
+        # None where the server asks for no password, as on a Unix socket with peer authentication.
         password=_secret(environment, "DB_PASSWORD", required=False),
     )
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= 65_535
 
 
 def _text(environment: Environment, name: str) -> str:
@@ -287,7 +296,9 @@ def _topic(environment: Environment, name: str, default: str | None = None) -> s
     if topic is None:
         raise SettingError(name, "is missing")
     if re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) is None:
-        raise SettingError(name, f"is no name of a Kafka topic: {topic!r}")
+        raise SettingError(
+            name, "must be the name of a Kafka topic: 1 to 249 of A-Z, a-z, 0-9, dot, underscore and hyphen"
+        )
     return topic
 
 
@@ -295,14 +306,14 @@ def _secret(environment: Environment, name: str, *, required: bool = True) -> st
     file = environment.get(f"{name}_FILE")
     if file:
         if environment.get(name):
-            raise SettingError(name, f"and {name}_FILE are both given: give one")
+            raise SettingError(name, f"and {name}_FILE are both set: set one of them")
         try:
             secret = Path(file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise SettingError(f"{name}_FILE", f"cannot be read: {reason} ({file})") from None
+            raise SettingError(f"{name}_FILE", f"names a file that cannot be read: {reason}") from None
         if not secret:
-            raise SettingError(f"{name}_FILE", f"names an empty file ({file})")
+            raise SettingError(f"{name}_FILE", "names an empty file")
         return secret
     if environment.get(name):
         return environment[name]
@@ -318,7 +329,7 @@ def _integer(environment: Environment, name: str, default: int | None, least: in
             raise SettingError(name, "is missing")
         return default
     if re.fullmatch(r"[0-9]{1,9}", text) is None or not least <= int(text) <= most:
-        raise SettingError(name, f"must be a whole number from {least} to {most}, not {text!r}")
+        raise SettingError(name, f"must be a whole number from {least} to {most}")
     return int(text)
 
 
@@ -327,7 +338,7 @@ def _number(environment: Environment, name: str, default: float, least: float, m
     if not text:
         return default
     if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) is None or not least <= float(text) <= most:
-        raise SettingError(name, f"must be a number from {least} to {most}, not {text!r}")
+        raise SettingError(name, f"must be a number from {least} to {most}")
     return float(text)
 
 
@@ -336,5 +347,5 @@ def _boolean(environment: Environment, name: str, *, default: bool) -> bool:
     if not text:
         return default
     if text not in ("true", "false"):
-        raise SettingError(name, f"must be true or false, not {text!r}")
+        raise SettingError(name, "must be true or false")
     return text == "true"

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timestamp_service.backup import files, lines, manifest
-from timestamp_service.backup.lines import LineError, Record
+from timestamp_service.backup.lines import LineError, SavedMessage
 from timestamp_service.backup.manifest import BackupError, File, Manifest
 
 content = st.none() | st.binary(max_size=20) | st.text(max_size=10).map(lambda text: text.encode())
-records = st.builds(
-    Record,
+saved_messages = st.builds(
+    SavedMessage,
     st.integers(0, 2**62),
     st.integers(0, 2**41),
     content,
@@ -22,12 +22,12 @@ records = st.builds(
 )
 
 
-@given(records)
-def test_any_record_comes_back_from_its_line(record: Record) -> None:
-    line = lines.encode(record)
+@given(saved_messages)
+def test_any_message_comes_back_from_its_line(message: SavedMessage) -> None:
+    line = lines.encode(message)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert lines.decode(line) == record
+    assert lines.decode(line) == message
 
 
 def test_a_message_as_a_line() -> None:
@@ -43,7 +43,7 @@ def test_a_message_as_a_line() -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"[]", b"\xff", b'{"offset":"x","time":0}'])
-def test_what_is_no_line(line: bytes) -> None:
+def test_other_lines_are_refused(line: bytes) -> None:
     with pytest.raises(LineError):
         lines.decode(line)
 
@@ -51,14 +51,14 @@ def test_what_is_no_line(line: bytes) -> None:
 def write(folder: Path, partition: int, first: int, count: int) -> File:
     writer = files.Writer(folder, "topic", partition, first)
     for offset in range(first, first + count):
-        writer.add(Record(offset, 1, b"key", str(offset).encode(), []))
+        writer.add(SavedMessage(offset, 1, b"key", str(offset).encode(), []))
     return writer.finish()
 
 
 def test_a_file_gives_back_what_was_written_and_is_the_same_each_time(tmp_path: Path) -> None:
     file = write(tmp_path, 3, 41, 5)
     held = (tmp_path / file.name).read_bytes()
-    assert [record.offset for record in files.read(tmp_path, file)] == [41, 42, 43, 44, 45]
+    assert [message.offset for message in files.read(tmp_path, file)] == [41, 42, 43, 44, 45]
     assert manifest.damages(tmp_path, [file]) == []
     assert write(tmp_path, 3, 41, 5) == file
     assert (tmp_path / file.name).read_bytes() == held

@@ -4,10 +4,10 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timestamp_service.consumer.batch import Batch, Row
+from timestamp_service.consumer.batch import Batch, TracedRecord
 from timestamp_service.correlation import Correlation
 from timestamp_service.kafka import messages
-from timestamp_service.kafka.dead_letters import letter_headers
+from timestamp_service.kafka.dead_letters import dead_letter_headers
 from timestamp_service.kafka.messages import Command, Headers
 
 APPENDED = 1_700_000_000_120
@@ -34,9 +34,9 @@ def good(number: int, year: int = 2009) -> bytes:
 
 def test_a_row() -> None:
     batch = Batch()
-    batch.take([message(good(7), 3, 41, [("correlationId", identifier(9).encode())])])
-    assert list(batch.rows.values()) == [
-        Row(identifier(7), "2009-01-01T00:00:00Z", CREATED_AT, Correlation(identifier(9)))
+    batch.add([message(good(7), 3, 41, [("correlationId", identifier(9).encode())])])
+    assert list(batch.records.values()) == [
+        TracedRecord(identifier(7), "2009-01-01T00:00:00Z", CREATED_AT, Correlation(identifier(9)))
     ]
     assert batch.next_offsets == {3: 42}
     assert not batch.bad
@@ -44,12 +44,12 @@ def test_a_row() -> None:
 
 def test_a_bad_message_stays_as_it_was() -> None:
     batch = Batch()
-    batch.take([message(b"nonsense", 3, 41, [("h", b"\xff"), ("h", None)])])
-    assert not batch.rows
+    batch.add([message(b"nonsense", 3, 41, [("h", b"\xff"), ("h", None)])])
+    assert not batch.records
     assert batch.next_offsets == {3: 42}
     bad = batch.bad[0]
     assert (bad.key, bad.value, bad.headers) == (b"key", b"nonsense", [("h", b"\xff"), ("h", None)])
-    assert letter_headers(bad) == [
+    assert dead_letter_headers(bad) == [
         ("h", b"\xff"),
         ("h", None),
         ("error", b"the value is not JSON"),
@@ -60,9 +60,9 @@ def test_a_bad_message_stays_as_it_was() -> None:
 
 def test_times_that_cannot_be_written() -> None:
     batch = Batch()
-    batch.take([message(good(1), timestamp=(TIMESTAMP_NOT_AVAILABLE, 0))])
-    batch.take([message(good(2), timestamp=(TIMESTAMP_LOG_APPEND_TIME, 2**62))])
-    assert not batch.rows
+    batch.add([message(good(1), timestamp=(TIMESTAMP_NOT_AVAILABLE, 0))])
+    batch.add([message(good(2), timestamp=(TIMESTAMP_LOG_APPEND_TIME, 2**62))])
+    assert not batch.records
     assert [bad.error.partition(":")[0] for bad in batch.bad] == [
         "the message has no time",
         "the message's time is out of range",
@@ -85,14 +85,14 @@ def test_any_mix_gives_the_first_of_each_id_and_all_that_is_bad(
         offset, offsets[partition] = offsets[partition], offsets[partition] + 1
         if isinstance(content, bytes):
             bad.append((partition, offset))
-            batch.take([message(content, partition, offset)])
+            batch.add([message(content, partition, offset)])
         else:
             number, year = content
             first.setdefault(identifier(number), f"{year:04d}-01-01T00:00:00Z")
             value = messages.encode(Command(identifier(number), f"{year:04d}-01-01T00:00:00Z"))
-            batch.take([message(value, partition, offset)])
+            batch.add([message(value, partition, offset)])
 
-    assert {row.identifier: row.event_timestamp for row in batch.rows.values()} == first
-    assert [(letter.partition, letter.offset) for letter in batch.bad] == bad
+    assert {row.identifier: row.event_timestamp for row in batch.records.values()} == first
+    assert [(message.partition, message.offset) for message in batch.bad] == bad
     assert batch.next_offsets == {number: offset for number, offset in enumerate(offsets) if offset}
     assert batch.count == len(sent)

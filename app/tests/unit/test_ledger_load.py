@@ -240,3 +240,16 @@ def test_a_ledger_is_never_overwritten(tmp_path: Path) -> None:
     file.write_text("kept")
     assert run(["run", "--url", "http://127.0.0.1:1", "--ledger", str(file)]) == 2
     assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://u:hunter2@host", "https://u:hunter2@host/path", "https://u:hunter2/1@host", "//u:hunter2@[x"],
+)
+def test_an_invalid_url_is_refused_and_not_quoted(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(url, tmp_path / "ledger") == 2
+    message = capsys.readouterr().err
+    assert "https://timestamps.example.com" in message
+    assert "hunter2" not in message

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from timestamp_service.kafka import messages
-from timestamp_service.kafka.dead_letters import BadMessage, letter_headers
+from timestamp_service.kafka.dead_letters import BadMessage, dead_letter_headers
 from timestamp_service.kafka.messages import Command, Headers
 from timestamp_service.rebuild import checksum
-from timestamp_service.rebuild.letters import source
+from timestamp_service.rebuild.dead_letter_index import source
 from timestamp_service.rebuild.proof import Proof
-from timestamp_service.rebuild.rows import Row, from_messages
+from timestamp_service.rebuild.rows import NumberedRow, from_messages
 
 IDENTIFIER = "01890a5d-ac96-774b-bcce-b302099a8057"
 APPENDED = 1_700_000_000_120
@@ -57,7 +57,7 @@ def test_rows_of_messages() -> None:
 
     created = "2023-11-14T22:13:20.12Z"
     number = checksum.number(IDENTIFIER, "2009-09-28T19:03:12.1234567Z", created)
-    assert rows.rows[IDENTIFIER] == Row(IDENTIFIER, "2009-09-28T19:03:12.123456Z", 700, created, number)
+    assert rows.rows[IDENTIFIER] == NumberedRow(IDENTIFIER, "2009-09-28T19:03:12.1234567Z", created, number)
     assert list(rows.rows) == [IDENTIFIER, other]
     assert (rows.count, rows.duplicates) == (4, 1)
     assert rows.bad == {(4, 0): "the value is not JSON"}
@@ -65,17 +65,17 @@ def test_rows_of_messages() -> None:
 
 
 @pytest.mark.parametrize("with_own", [True, False])
-def test_the_place_of_a_dead_letter_is_the_one_that_was_added(*, with_own: bool) -> None:
+def test_the_position_in_a_dead_letter_is_the_one_that_was_added(*, with_own: bool) -> None:
     own: Headers = [("source.partition", b"9"), ("source.offset", b"9"), ("h", None)]
     bad = BadMessage(None, b"", own, "why", 5, 77)
-    headers = letter_headers(bad, with_own=with_own)
+    headers = dead_letter_headers(bad, with_own=with_own)
     if not with_own:
         headers.append(("omitted", b"key, value, headers"))
     assert source(message(b"", headers=headers)) == (5, 77)
 
 
 @pytest.mark.parametrize("headers", [[], [("source.partition", b"1")], [("source.offset", b"x")]])
-def test_what_is_no_dead_letter_has_no_place(headers: Headers) -> None:
+def test_what_is_not_a_dead_letter_has_no_position(headers: Headers) -> None:
     assert source(message(b"", headers=headers)) is None
 
 

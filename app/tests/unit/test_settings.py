@@ -2,6 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from psycopg2.extensions import parse_dsn
 
 from timestamp_service import settings
 from timestamp_service.settings import SettingError
@@ -45,7 +48,8 @@ def test_consumer() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    shown = repr(settings.read_consumer({**CONSUMER, **SASL}))
+    url = "postgresql://u:secret@10.0.0.1/timestamps"
+    shown = repr(settings.read_consumer({**CONSUMER, **SASL, "DB_URL": url}))
     assert "secret" not in shown
 
 
@@ -101,6 +105,8 @@ def test_a_missing_setting_is_named(read: Read, good: dict[str, str], name: str)
         (settings.read_query, QUERY, "DB_URL", "10.0.0.1"),
         (settings.read_query, QUERY, "DB_URL", "host=10.0.0.1"),
         (settings.read_query, QUERY, "DB_URL", "postgresql://10.0.0.1/timestamps?nonsense=1"),
+        (settings.read_query, QUERY, "DB_URL", "postgresql://user:secret/timestamps"),
+        (settings.read_query, QUERY, "DB_URL", "postgresql://10.0.0.1:65536/timestamps"),
         (settings.read_query, QUERY, "DB_CONNECTIONS", "0"),
     ],
 )
@@ -117,3 +123,76 @@ def test_an_empty_secret_file_is_named(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(SettingError, match="DB_PASSWORD_FILE names an empty file"):
         settings.read_query({**QUERY, "DB_PASSWORD": "", "DB_PASSWORD_FILE": str(file)})
+
+
+REBUILD = {
+    **CONSUMER,
+    **SASL,
+    "REBUILD_STRICT": "",
+    "REBUILD_DEAD_LETTERS_SECONDS": "",
+    "REBUILD_DROP_UNKNOWN": "",
+}
+HOLDING_A_SECRET = (
+    "hunter2 is a secret",
+    "/nowhere/hunter2",
+    "postgresql://u:hunter2@[::1]x/db",
+    "postgresql://u:hunter2@host:x/db",
+    "postgresql://u:1@hunter2@host/db",
+    "postgresql://u:hunter2/1@host/db",
+    "postgresql://u:1/hunter2@host/db",
+    "postgresql://u:%hunter2@host/db",
+    "postgresql://host/db?hunter2",
+    "postgresql://host/db?hunter2=1",
+    "http://u:hunter2@host/",
+    "hunter2\udcff",
+)
+# Whatever may be set: all of it could hold a secret, be it by mistake.
+EVERY_SETTING = (
+    *((settings.read_command, {**COMMAND, **SASL}, name) for name in (*COMMAND, *SASL)),
+    *(
+        (settings.read_command, {**COMMAND, **SASL}, name)
+        for name in (
+            "LOG_LEVEL",
+            "WORKERS",
+            "KAFKA_CA_FILE",
+            "KAFKA_ACKNOWLEDGE_SECONDS",
+            "KAFKA_IN_FLIGHT_MAX",
+            "KAFKA_PASSWORD_FILE",
+        )
+    ),
+    *((settings.read_query, QUERY, name) for name in (*QUERY, "DB_CONNECTIONS", "QUERY_WAITING_MAX")),
+    *((settings.read_query, {**QUERY, "DB_PASSWORD": ""}, name) for name in ("DB_PASSWORD_FILE",)),
+    *((settings.read_consumer, {**CONSUMER, **SASL}, name) for name in (*CONSUMER, "CONSUMER_BATCH_MAX")),
+    *((settings.read_consumer, {**CONSUMER, **SASL}, name) for name in ("KAFKA_DEAD_LETTER_TOPIC",)),
+    *((settings.read_rebuild, REBUILD, name) for name in REBUILD),
+    *(
+        (settings.read_backup, {**CONSUMER, "BACKUP_FOLDER": "/"}, name)
+        for name in ("BACKUP_FOLDER", *CONSUMER)
+    ),
+)
+
+
+@pytest.mark.parametrize(("read", "good", "name"), EVERY_SETTING)
+def test_no_error_quotes_a_value(read: Read, good: dict[str, str], name: str) -> None:
+    for value in HOLDING_A_SECRET:
+        message = ""
+        try:
+            read({**good, name: value})
+        except SettingError as error:
+            message = str(error)
+        assert "hunter2" not in message
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1))
+@example("se/cret")
+@example("1/ret")
+@example("se@cret")
+@example("1/timestamps?port=cret")
+def test_an_unencoded_password_gets_into_no_other_part_of_the_url(password: str) -> None:
+    url = f"postgresql://u:{password}@10.0.0.1/timestamps"
+    try:
+        read = settings.read_database({"DB_URL": url, "DB_USERNAME": "u"})
+    except SettingError:
+        return
+    parts = parse_dsn(read.url)
+    assert (parts["host"], parts["dbname"]) == ("10.0.0.1", "timestamps")

@@ -20,7 +20,7 @@ def partition(number: int, low: int, high: int, committed: int, stored: int, des
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("statistics_of_partition", "expected"),
     [
         (partition(0, 0, 10, -1001, -1001), 10),
         (partition(0, 4, 10, -1001, -1001), 6),
@@ -34,37 +34,37 @@ def partition(number: int, low: int, high: int, committed: int, stored: int, des
         (partition(-1, -1001, -1001, -1001, -1001), 0),
     ],
 )
-def test_lag(found: Any, expected: int) -> None:
-    assert lag(found) == expected
+def test_lag(statistics_of_partition: Any, expected: int) -> None:
+    assert lag(statistics_of_partition) == expected
 
 
 def statistics(*partitions: Any, up: bool = True) -> Any:
     return {
         "brokers": {"a": {"nodeid": 1, "state": "UP" if up else "DOWN"}},
-        "topics": {"t": {"partitions": {str(found["partition"]): found for found in partitions}}},
+        "topics": {"t": {"partitions": {str(one["partition"]): one for one in partitions}}},
     }
 
 
-def told(state: State) -> tuple[int, float | None]:
+def lag_of(state: State) -> tuple[int, float | None]:
     return state.lag_messages, state.lag_since
 
 
 def test_nothing_to_write_is_progress() -> None:
     state = State(progress_at=0.0)
-    state.see(statistics(partition(0, 0, 10, 4, -1001), partition(1, 0, 10, 5, -1001)), "t")
+    state.update(statistics(partition(0, 0, 10, 4, -1001), partition(1, 0, 10, 5, -1001)), "t")
     assert state.brokers_up
     assert state.lag_messages == 11
     assert state.lag_since is not None
     assert time.monotonic() - state.lag_since < 1
     assert state.progress_at == 0.0
-    state.see(statistics(partition(0, 0, 10, 4, 10), partition(1, 0, 10, 5, 10)), "t")
-    assert told(state) == (0, None)
+    state.update(statistics(partition(0, 0, 10, 4, 10), partition(1, 0, 10, 5, 10)), "t")
+    assert lag_of(state) == (0, None)
     assert state.progress_at > 0.0
 
 
 def test_no_brokers_are_no_progress() -> None:
     state = State(progress_at=0.0)
-    state.see(statistics(up=False), "t")
+    state.update(statistics(up=False), "t")
     assert not state.brokers_up
     assert state.progress_at == 0.0
 

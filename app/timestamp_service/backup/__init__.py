@@ -1,1 +1,1 @@
-"""Backup: the log as compressed files, and the log made anew from them, offset by offset."""
+"""Backup: the log as compressed files, and the log restored from them, offset by offset."""

@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import IO
 
 from timestamp_service.backup import lines, manifest
-from timestamp_service.backup.lines import LineError, Record
+from timestamp_service.backup.lines import LineError, SavedMessage
 from timestamp_service.backup.manifest import BackupError, File
 
-# Half of the most that compression gains, at a third of its time.
+# Half of what the highest level saves, in a third of its time.
 _LEVEL = 4
 
 
 class Writer:
-    """One file in the making. It has its name only when it is whole and on the disk."""
+    """A file that is being written. It gets its final name only once it is complete and on the disk."""
 
     def __init__(self, folder: Path, topic: str, partition: int, first: int) -> None:
-        """Begin the file of `topic`[`partition`] whose first offset is `first`."""
+        """Create the file of `topic`[`partition`] whose first offset is `first`."""
         self._folder = folder
         self._topic = topic
         self._partition = partition
         self._first = self.next = first
         self._name = manifest.file_name(topic, partition, first)
-        # Of its lines, before compression.
+        # The size of its lines, before compression.
         self.bytes = 0
         self._content = sha256()
         self._last = b""
         self._raw: IO[bytes] = (folder / f"{self._name}.part").open("wb+")
-        # Without name and time in it: the same messages give the same file.
+        # gzip stores no name and no time: the same messages give the same file.
         self._packed = gzip.GzipFile(filename="", mode="wb", compresslevel=_LEVEL, fileobj=self._raw, mtime=0)
 
     @property
@@ -38,17 +38,17 @@ class Writer:
         """Return how many messages it holds."""
         return self.next - self._first
 
-    def add(self, record: Record) -> None:
+    def add(self, message: SavedMessage) -> None:
         """Add the next message."""
-        line = lines.encode(record)
+        line = lines.encode(message)
         self._content.update(line)
         self._last = line
         self.bytes += len(line)
         self._packed.write(line)
-        self.next = record.offset + 1
+        self.next = message.offset + 1
 
     def finish(self) -> File:
-        """Put the file in its place."""
+        """Complete the file and give it its final name."""
         self._packed.close()
         self._raw.flush()
         os.fsync(self._raw.fileno())
@@ -77,18 +77,18 @@ class Writer:
         (self._folder / f"{self._name}.part").unlink(missing_ok=True)
 
 
-def read(folder: Path, file: File) -> Iterator[Record]:
-    """Give the messages of a file. Raises BackupError when they are not those that were saved."""
+def read(folder: Path, file: File) -> Iterator[SavedMessage]:
+    """Yield the messages of a file. Raises BackupError when they are not those that were saved."""
     content, expected = sha256(), file.first
     try:
         with gzip.open(folder / file.name, "rb") as packed:
             for line in packed:
                 content.update(line)
-                record = lines.decode(line)
-                if record.offset != expected:
+                message = lines.decode(line)
+                if message.offset != expected:
                     raise BackupError(f"{file.name} has a gap at offset {expected}")
                 expected += 1
-                yield record
+                yield message
     except (OSError, EOFError, LineError) as error:
         raise BackupError(f"{file.name} is damaged: {error}") from None
     if expected != file.next or content.hexdigest() != file.content_sha256:

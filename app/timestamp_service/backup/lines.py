@@ -13,11 +13,11 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
 
 class LineError(ValueError):
-    """A line is none of a backup; or a message cannot be made one."""
+    """A line is not one of a backup, or a message cannot be saved as a line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SavedMessage:
     """A message of a partition; `time` is in ms since 1970."""
 
     offset: int
@@ -27,40 +27,40 @@ class Record:
     headers: list[tuple[str, bytes | None]]
 
 
-def from_message(message: Message) -> Record:
-    """Return the record that `message` is. Raises LineError."""
+def from_message(message: Message) -> SavedMessage:
+    """Return `message` as it is saved. Raises LineError."""
     offset = message.offset()
     kind, time = message.timestamp()
     if offset is None or kind == TIMESTAMP_NOT_AVAILABLE:
         raise LineError(f"the message at offset {offset} has no offset or no time")
     try:
-        found = message.headers()
+        present = message.headers()
     except UnicodeDecodeError:
         raise LineError(f"the message at offset {offset} has a header whose name is not UTF-8") from None
     headers = [
         (name, value.encode() if isinstance(value, str) else value)
-        for name, value in (found if isinstance(found, list) else [])
+        for name, value in (present if isinstance(present, list) else [])
     ]
-    return Record(offset, time, _bytes(message.key()), _bytes(message.value()), headers)
+    return SavedMessage(offset, time, _bytes(message.key()), _bytes(message.value()), headers)
 
 
-def encode(record: Record) -> bytes:
-    """Return the line of a record, with its line feed."""
+def encode(message: SavedMessage) -> bytes:
+    """Return the line of a message, with its line feed."""
     fields = {
-        "offset": record.offset,
-        "time": record.time,
-        "key": _to_json(record.key),
-        "value": _to_json(record.value),
-        "headers": [[name, _to_json(value)] for name, value in record.headers],
+        "offset": message.offset,
+        "time": message.time,
+        "key": _to_json(message.key),
+        "value": _to_json(message.value),
+        "headers": [[name, _to_json(value)] for name, value in message.headers],
     }
     return json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def decode(line: bytes) -> Record:
-    """Return the record of a line. Raises LineError."""
+def decode(line: bytes) -> SavedMessage:
+    """Return the message of a line. Raises LineError."""
     try:
         fields = json.loads(line)
-        return Record(
+        return SavedMessage(
             int(fields["offset"]),
             int(fields["time"]),
             _from_json(fields["key"]),
@@ -68,7 +68,7 @@ def decode(line: bytes) -> Record:
             [(str(name), _from_json(value)) for name, value in fields["headers"]],
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise LineError(f"it is no line of a backup: {error}") from None
+        raise LineError(f"it is not a line of a backup: {error}") from None
 
 
 def _bytes(content: str | bytes | None) -> bytes | None:

@@ -6,7 +6,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -15,29 +14,29 @@ from timestamp_service import settings
 from timestamp_service.backup import files, manifest, restoring, saving
 from timestamp_service.backup.manifest import BackupError
 from timestamp_service.backup.restoring import RestoreError
-from timestamp_service.kafka.topic import StoppedError, Topic, TopicError
+from timestamp_service.kafka.topic import StoppedError, Topic, TopicError, open_topics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import begin_job
 
-_TOLD_SECONDS = 2.0
+_PROGRESS_SECONDS = 2.0
 
 
 def backup() -> None:
-    """Save what the log has and the backup has not. Exit 0 when it is saved, and when SIGTERM cancels it.
+    """Save the messages that the backup does not have yet. Exit 0 when they are saved, and after SIGTERM.
 
-    With `--verify FOLDER`: read the backup in that folder, and exit 0 when it is whole; needs no Kafka.
+    With `--verify FOLDER`: read the backup in that folder, without Kafka, and exit 0 when it is complete.
     """
     parser = argparse.ArgumentParser(prog="timestamp-backup")
     parser.add_argument(
-        "--verify", type=Path, metavar="FOLDER", help="save nothing; see if a backup is whole"
+        "--verify", type=Path, metavar="FOLDER", help="save nothing; check that a backup is complete"
     )
     folder = parser.parse_args().verify
     if folder is not None:
         sys.exit(verify(folder))
-    config, log, stopped, told = _begin("timestamp-backup")
+    config, log, stopped, on_progress = _begin("timestamp-backup")
 
     def work(topics: list[Topic]) -> None:
-        saved = saving.save(Path(config.folder), topics, told)
+        saved = saving.save(Path(config.folder), topics, on_progress)
         log.info(
             "saved",
             messages=saved.messages,
@@ -50,11 +49,11 @@ def backup() -> None:
 
 
 def restore() -> None:
-    """Put a backup into empty topics, or go on where that was interrupted.
+    """Restore a backup to empty topics, or continue an interrupted restore.
 
-    Exit 0 when all is restored and compared. When it is `refused`, nothing was changed.
+    Exit 0 when everything is restored and compared. When it logs `refused`, nothing was changed.
     """
-    config, log, stopped, told = _begin("timestamp-restore")
+    config, log, stopped, on_progress = _begin("timestamp-restore")
 
     def work(topics: list[Topic]) -> None:
         started = time.monotonic()
@@ -63,14 +62,14 @@ def restore() -> None:
         except (BackupError, TopicError) as error:
             log.error("refused", message=str(error))
             sys.exit(1)
-        count = restoring.restore(Path(config.folder), plan, config.kafka, topics, stopped, told)
+        count = restoring.restore(Path(config.folder), plan, config.kafka, topics, stopped, on_progress)
         log.info("restored", messages=count, seconds=round(time.monotonic() - started, 3))
 
     sys.exit(_run(config, "timestamp-restore", log, stopped, work, "restore_failed"))
 
 
 def verify(folder: Path) -> int:
-    """Read a backup wholly, and say what is wrong with it; returns 0 when nothing is."""
+    """Read a whole backup and log what is wrong with it; return 0 when nothing is, else 1."""
     log = Log("timestamp-backup", logging.INFO)
     try:
         known = manifest.read(folder)
@@ -106,16 +105,16 @@ def _begin(
 ) -> tuple[settings.Backup, Log, Callable[[], bool], Callable[[str], None]]:
     config, log, stop, notifier = begin_job(service, settings.read_backup)
     log.info("started", topic=config.topic, folder=config.folder)
-    told_at = float("-inf")
+    reported_at = float("-inf")
 
-    def told(text: str) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at > _TOLD_SECONDS:
-            told_at = time.monotonic()
+    def on_progress(text: str) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at > _PROGRESS_SECONDS:
+            reported_at = time.monotonic()
             notifier.status(text)
             log.info("progress", message=text)
 
-    return config, log, stop.is_set, told
+    return config, log, stop.is_set, on_progress
 
 
 def _run(
@@ -127,11 +126,8 @@ def _run(
     failed: str,
 ) -> int:
     try:
-        with ExitStack() as stack:
-            topics = []
-            for name in (config.topic, config.dead_letter_topic):
-                topics.append(Topic(config.kafka, name, client, log, stopped))
-                stack.callback(topics[-1].close)
+        names = config.topic, config.dead_letter_topic
+        with open_topics(config.kafka, names, client, log, stopped) as topics:
             work(topics)
         return 0
     except StoppedError:

@@ -1,4 +1,4 @@
-"""What a backup holds: `manifest.json`, a list of files with their checksums, and one of the list itself."""
+"""The manifest of a backup: the list of its files with their checksums, and the checksum of that list."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from typing import Any
 NAME = "manifest.json"
 _VERSION = 1
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}-[0-9]+-[0-9]{20}\.jsonl\.gz")
-_MEND = "Take it from another copy of the backup."
+_ADVICE = "Take it from another copy of the backup."
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class BackupError(Exception):
-    """A backup is not whole, or does not fit the log; says why, and what mends it."""
+    """A backup is incomplete or does not fit the log; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def file_name(topic: str, partition: int, first: int) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether a file is of a backup by its name, finished or not."""
+    """Return whether a file belongs to a backup by its name, finished or not."""
     return _FILE_NAME.fullmatch(name.removesuffix(".part")) is not None
 
 
@@ -82,21 +82,21 @@ def read(folder: Path) -> Manifest | None:
         if fields["version"] != _VERSION:
             raise BackupError(f"{path} is of version {fields['version']}, which this release does not know")
         if fields.pop("sha256") != _digest(fields):
-            raise BackupError(f"{path} is damaged: its checksum is another one. {_MEND}")
+            raise BackupError(f"{path} is damaged: its checksum does not fit. {_ADVICE}")
         manifest = Manifest(
             {str(name): int(count) for name, count in fields["topics"].items()},
             tuple(File(**file) for file in fields["files"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise BackupError(f"{path} is damaged: {error}. {_MEND}") from None
+        raise BackupError(f"{path} is damaged: {error}. {_ADVICE}") from None
     problems = list(_gaps(manifest))
     if problems:
-        raise BackupError(f"{path}: {'; '.join(problems)}. {_MEND}")
+        raise BackupError(f"{path}: {'; '.join(problems)}. {_ADVICE}")
     return manifest
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Put the manifest in its place, once all that it lists is on the disk."""
+    """Write the manifest, once all that it lists is on the disk."""
     fields: dict[str, Any] = {
         "version": _VERSION,
         "topics": manifest.topics,
@@ -115,20 +115,20 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 def damages(folder: Path, files: Iterable[File]) -> list[str]:
     """Return what is wrong with `files` in `folder`: one that is missing, or not the one that was saved."""
-    found = []
+    problems = []
     for file in files:
         path = folder / file.name
         try:
             with path.open("rb") as opened:
                 size, digest = os.fstat(opened.fileno()).st_size, file_digest(opened, "sha256").hexdigest()
         except OSError as error:
-            found.append(f"{file.name}: {error.strerror}")
+            problems.append(f"{file.name}: {error.strerror}")
             continue
         if size != file.bytes:
-            found.append(f"{file.name} has {size} bytes, not {file.bytes}")
+            problems.append(f"{file.name} has {size} bytes, not {file.bytes}")
         elif digest != file.sha256:
-            found.append(f"{file.name} is damaged: its SHA-256 is another one")
-    return found
+            problems.append(f"{file.name} is damaged: its SHA-256 is another one")
+    return problems
 
 
 def line_digest(line: bytes) -> str:
@@ -137,7 +137,7 @@ def line_digest(line: bytes) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of new files on the disk."""
+    """Ensure that the names of new files are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
 """Restoring: the messages of a backup into empty topics, each at its offset and with its time, then compared.
 
-While it goes on, the topics take the times of their messages (CreateTime) and larger batches; they get their
-own settings back at the end, whatever that is. One that broke off is gone on with: the broker marks each
-message that brought its time, so that what a restore has written is told from what the service has.
+Meanwhile the topics keep the times that messages come with (CreateTime) and accept larger batches; they get
+their own settings back at the end, also after an error. An interrupted restore can be continued: the broker
+marks each message that came with its time, which tells the messages of a restore from those of the service.
 """
 
 import time
@@ -21,36 +21,36 @@ from confluent_kafka.admin import (
 )
 
 from timestamp_service.backup import files, lines, manifest
-from timestamp_service.backup.lines import Record
+from timestamp_service.backup.lines import SavedMessage
 from timestamp_service.backup.manifest import BackupError, File, Manifest
 from timestamp_service.kafka.topic import StoppedError, Topic
 from timestamp_service.settings import Kafka
 
 _REQUEST_SECONDS = 15.0
 _DELIVERY_SECONDS = 60.0
-# A message that was sent compressed may be larger than its topic allows, when it is sent as it is.
+# A message that was sent compressed may be larger than its topic allows once it is sent uncompressed.
 _MESSAGE_MAX_BYTES = 16 * 1024 * 1024
 _BATCH_BYTES = 512 * 1024
-# Until every broker goes by the new settings.
+# Until every broker applies the new settings.
 _SETTLE_SECONDS = 2.0
 _CHUNK = 10_000
 _NEW = "Restore to a new Kafka: stop it, erase its data, and begin again."
 
 
 class RestoreError(Exception):
-    """The restoring broke off with the topics half filled; says why."""
+    """The restore has failed with the topics half filled; the message says why."""
 
 
 @dataclass(slots=True)
 class Delivered:
-    """What the broker has acknowledged of one partition."""
+    """The messages of one partition that the broker has acknowledged."""
 
     next: int
     times: dict[int, int] = field(default_factory=dict)
     error: str | None = None
 
     def take(self, error: KafkaError | None, message: Message) -> None:
-        """Take a delivery report: it must be the next offset, at which the message has its own time."""
+        """Check a delivery report: the message must have the next offset and its own time."""
         if self.error is not None:
             return
         if error is not None:
@@ -68,10 +68,10 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to restore."""
+    """A backup, and how much of it is to be restored."""
 
     manifest: Manifest
-    # Of each topic and partition: the offset from which on messages are missing.
+    # The first offset that is missing, by topic and partition.
     begins: dict[str, dict[int, int]]
 
     @property
@@ -85,9 +85,9 @@ class Plan:
 
 
 def check(folder: Path, topics: list[Topic]) -> Plan:
-    """Return how a backup that is whole can be restored to `topics`. Raises BackupError and TopicError.
+    """Return how to restore a complete backup to `topics`. Raises BackupError and TopicError.
 
-    They must be empty, or hold what an interrupted restore of the same backup has written, and nothing else.
+    The topics must be empty, or hold only what an interrupted restore of the same backup has written.
     """
     known = manifest.read(folder)
     if known is None:
@@ -131,14 +131,14 @@ def restore(
     kafka: Kafka,
     topics: list[Topic],
     stopped: Callable[[], bool],
-    told: Callable[[str], None],
+    on_progress: Callable[[str], None],
 ) -> int:
-    """Restore a backup that was checked, and compare all; return the number of messages that were sent.
+    """Restore a checked backup, and compare the topics with it; return how many messages were sent.
 
     Raises RestoreError, BackupError, TopicError, StoppedError and KafkaException.
     """
     count, total, known = 0, plan.missing, plan.manifest
-    with _taking_times(kafka, [topic.name for topic in topics]):
+    with _keeping_times(kafka, [topic.name for topic in topics]):
         producer = Producer(
             {
                 **kafka.client(),
@@ -156,11 +156,11 @@ def restore(
             for topic in topics:
                 for partition, begin in plan.begins[topic.name].items():
                     delivered = Delivered(begin)
-                    for record in _all(folder, known.of(topic.name, partition), begin):
-                        _produce(producer, topic.name, partition, record, delivered)
+                    for message in _all(folder, known.of(topic.name, partition), begin):
+                        _produce(producer, topic.name, partition, message, delivered)
                         count += 1
                         if count % _CHUNK == 0:
-                            told(f"{count:,} of {total:,} messages sent")
+                            on_progress(f"{count:,} of {total:,} messages sent")
                             if stopped():
                                 raise StoppedError
                     if producer.flush(_DELIVERY_SECONDS + 5):
@@ -168,17 +168,17 @@ def restore(
                     if delivered.error is not None:
                         raise RestoreError(f"{topic.name}[{partition}]: {delivered.error}")
         finally:
-            # What is on its way must have arrived before the topics give times of their own again.
+            # All messages must have arrived before the topics set times of their own again.
             producer.purge(in_flight=False)
             producer.flush(_DELIVERY_SECONDS + 5)
-    told("comparing the log with the backup")
+    on_progress("comparing the log with the backup")
     for topic in topics:
         compare(folder, known, topic)
     return count
 
 
 def compare(folder: Path, known: Manifest, topic: Topic) -> None:
-    """See that `topic` holds just what its backup does: offsets, times, keys, values, headers.
+    """Check that `topic` holds exactly what its backup does: offsets, times, keys, values, headers.
 
     Raises RestoreError, BackupError and TopicError.
     """
@@ -196,7 +196,7 @@ def compare(folder: Path, known: Manifest, topic: Topic) -> None:
 def _different(
     folder: Path, known: Manifest, topic: Topic, ends: dict[int, int], *, restored: bool = False
 ) -> Iterator[Message]:
-    """Give the messages before `ends` that are not as they were saved, or not `restored` by a restore."""
+    """Yield the messages before `ends` that differ from the backup or, if `restored`, are of no restore."""
     for partition, end in ends.items():
         saved = _all(folder, known.of(topic.name, partition), 0)
         for messages in topic.read({partition: 0}, {partition: end}):
@@ -207,28 +207,30 @@ def _different(
                     yield message
 
 
-def _all(folder: Path, found: list[File], begin: int) -> Iterator[Record]:
-    for file in found:
+def _all(folder: Path, listed: list[File], begin: int) -> Iterator[SavedMessage]:
+    for file in listed:
         if file.next > begin:
-            for record in files.read(folder, file):
-                if record.offset >= begin:
-                    yield record
+            for message in files.read(folder, file):
+                if message.offset >= begin:
+                    yield message
 
 
-def _produce(producer: Producer, topic: str, partition: int, record: Record, delivered: Delivered) -> None:
+def _produce(
+    producer: Producer, topic: str, partition: int, message: SavedMessage, delivered: Delivered
+) -> None:
     if delivered.error is not None:
         raise RestoreError(f"{topic}[{partition}]: {delivered.error}")
-    delivered.times[record.offset] = record.time
+    delivered.times[message.offset] = message.time
     while True:
         try:
             producer.produce(
                 topic,
-                record.value,
-                record.key,
+                message.value,
+                message.key,
                 partition,
                 on_delivery=delivered.take,
-                timestamp=record.time,
-                headers=list(record.headers),
+                timestamp=message.time,
+                headers=list(message.headers),
             )
             producer.poll(0)
             return
@@ -237,8 +239,8 @@ def _produce(producer: Producer, topic: str, partition: int, record: Record, del
 
 
 @contextmanager
-def _taking_times(kafka: Kafka, topics: list[str]) -> Iterator[None]:
-    """Have the topics keep the times of the messages, and take large ones."""
+def _keeping_times(kafka: Kafka, topics: list[str]) -> Iterator[None]:
+    """Make the topics keep the times that messages come with, and accept large ones."""
     admin = AdminClient(kafka.client())
     wanted = {
         "message.timestamp.type": "CreateTime",
@@ -251,7 +253,7 @@ def _taking_times(kafka: Kafka, topics: list[str]) -> Iterator[None]:
         for resource in resources
     }
     for config in before.values():
-        # Whatever a restore that was killed has left.
+        # A restore that was killed may have left another one.
         config["message.timestamp.type"] = "LogAppendTime"
     try:
         _alter(admin, dict.fromkeys(topics, wanted))

@@ -1,4 +1,4 @@
-"""Saving: what the log has and the backup has not, into new files, and a new manifest at the end."""
+"""Saving: the messages that the backup does not have yet into new files, and a new manifest at the end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,8 +9,8 @@ from timestamp_service.backup.files import Writer
 from timestamp_service.backup.manifest import BackupError, File, Manifest
 from timestamp_service.kafka.topic import Topic
 
-# A file is held in memory when it travels; bytes are those of its lines.
-_FILE_RECORDS = 200_000
+# A file is held in memory when it is copied between machines. The bytes are those of its lines.
+_FILE_MESSAGES = 200_000
 _FILE_BYTES = 64 * 1024 * 1024
 
 
@@ -24,8 +24,8 @@ class Saved:
     total: int
 
 
-def save(folder: Path, topics: list[Topic], told: Callable[[str], None]) -> Saved:
-    """Add to the backup in `folder`; only its manifest need be there, and where it has none it is begun.
+def save(folder: Path, topics: list[Topic], on_progress: Callable[[str], None]) -> Saved:
+    """Add to the backup in `folder`, or begin one if there is no manifest; the older files need not be there.
 
     The topics are saved one after the other. Raises BackupError, TopicError and StoppedError.
     """
@@ -34,14 +34,14 @@ def save(folder: Path, topics: list[Topic], told: Callable[[str], None]) -> Save
     before = known or Manifest({})
     after = before
     for topic in topics:
-        after = _save_topic(folder, topic, after, told)
+        after = _save_topic(folder, topic, after, on_progress)
     files = after.files[len(before.files) :]
     if files or known is None:
         manifest.write(folder, after)
     return Saved(_count(files), files, _count(after.files))
 
 
-def _save_topic(folder: Path, topic: Topic, known: Manifest, told: Callable[[str], None]) -> Manifest:
+def _save_topic(folder: Path, topic: Topic, known: Manifest, on_progress: Callable[[str], None]) -> Manifest:
     spans = topic.spans()
     if topic.name not in known.topics:
         known = replace(known, topics={**known.topics, topic.name: len(spans)})
@@ -71,16 +71,16 @@ def _save_topic(folder: Path, topic: Topic, known: Manifest, told: Callable[[str
     try:
         for messages in topic.read(begins, ends):
             for message in messages:
-                record = lines.from_message(message)
+                saved = lines.from_message(message)
                 partition = message.partition() or 0
                 writer = writers.get(partition)
                 if writer is None:
-                    writer = writers[partition] = Writer(folder, topic.name, partition, record.offset)
-                writer.add(record)
-                if writer.count >= _FILE_RECORDS or writer.bytes >= _FILE_BYTES:
+                    writer = writers[partition] = Writer(folder, topic.name, partition, saved.offset)
+                writer.add(saved)
+                if writer.count >= _FILE_MESSAGES or writer.bytes >= _FILE_BYTES:
                     files.append(writers.pop(partition).finish())
             done += len(messages)
-            told(f"{topic.name}: {done:,} of {total:,} messages")
+            on_progress(f"{topic.name}: {done:,} of {total:,} messages")
         while writers:
             files.append(writers.popitem()[1].finish())
     except lines.LineError as error:
@@ -92,7 +92,7 @@ def _save_topic(folder: Path, topic: Topic, known: Manifest, told: Callable[[str
 
 
 def _check_last(topic: Topic, known: Manifest, begins: dict[int, int]) -> None:
-    """See that the log still has the last saved message of each partition, as it was saved."""
+    """Check that the log still has the last saved message of each partition, as it was saved."""
     lasts = {partition: begin - 1 for partition, begin in begins.items() if begin > 0}
     for messages in topic.read(lasts, {partition: begin for partition, begin in begins.items() if begin > 0}):
         for message in messages:
@@ -106,7 +106,7 @@ def _check_last(topic: Topic, known: Manifest, begins: dict[int, int]) -> None:
 
 
 def _remove_strays(folder: Path, known: Manifest | None) -> None:
-    """Remove what an interrupted run has left."""
+    """Remove the files that an interrupted run has left."""
     listed = {file.name for file in known.files} if known else set()
     for path in folder.iterdir():
         if path.name == f"{manifest.NAME}.part" or (

@@ -1,4 +1,4 @@
-"""What is taken from the topic at a time: rows to write, and messages that can never be."""
+"""A batch of messages from the topic: the records to write, and the messages that can never be projected."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ from timestamp_service.kafka.messages import Headers, MalformedError
 
 
 # A tuple: thousands are made at a time, for which a frozen dataclass takes thrice as long.
-class Row(NamedTuple):
-    """A row to be written, its times in their canonical text; and what ties it to its request."""
+class TracedRecord(NamedTuple):
+    """A record to be written, its times in their canonical text, and the correlation of its request."""
 
     identifier: str
     event_timestamp: str
@@ -25,26 +25,26 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """Messages in the order of their partitions. Of several with one id the first counts."""
+    """Messages in the order of their partitions. Of several messages with one id the first one counts."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
+    records: dict[str, TracedRecord] = field(default_factory=dict)
     bad: list[BadMessage] = field(default_factory=list)
     # The offset to go on from, of each partition.
     next_offsets: dict[int, int] = field(default_factory=dict)
-    # Messages in all: duplicates within the batch are in neither of the first two.
+    # All messages, also the duplicates within the batch, which are in neither of the first two.
     count: int = 0
     # When the broker appended the oldest message, in ms since 1970.
     oldest_ms: int | None = None
 
-    def take(self, taken: Iterable[Message]) -> None:
-        """Take messages of the topic."""
-        rows, next_offsets = self.rows, self.next_offsets
-        # Messages of one moment or one bulk have these in common.
+    def add(self, added: Iterable[Message]) -> None:
+        """Add messages of the topic."""
+        records, next_offsets = self.records, self.next_offsets
+        # Messages of one millisecond or one bulk share these.
         last_time: tuple[int, int] | None = None
         created_at: str | None = None
         last_headers: Headers | None = None
-        found: Correlation | None = None
-        for message in taken:
+        traced: Correlation | None = None
+        for message in added:
             partition, offset = message.partition(), message.offset()
             if partition is None or offset is None:
                 raise ValueError("the message does not come from a topic")
@@ -62,7 +62,7 @@ class Batch:
             except MalformedError as error:
                 self.bad.append(BadMessage(message.key(), value, headers, str(error), partition, offset))
                 continue
-            if identifier not in rows:
+            if identifier not in records:
                 if headers != last_headers:
-                    found, last_headers = correlation.from_kafka(headers), headers
-                rows[identifier] = Row(identifier, event_timestamp, created_at, found)
+                    traced, last_headers = correlation.from_kafka(headers), headers
+                records[identifier] = TracedRecord(identifier, event_timestamp, created_at, traced)

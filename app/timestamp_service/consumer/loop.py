@@ -1,7 +1,7 @@
-"""The consumer's loop: it polls, gathers batches, and hands them to the writer.
+"""The consumer's loop: it polls, collects batches, and hands them to the writer.
 
-While one batch is written, the next one is gathered. An offset is stored (and with that committed, twice
-a second and at the end) only once its message is written or acknowledged as a dead letter.
+While one batch is written, the next one is collected. An offset is stored, and then committed (twice a second
+and at the end), only once its message is written or acknowledged as a dead letter.
 """
 
 import json
@@ -20,29 +20,29 @@ from timestamp_service.kafka.errors import KafkaErrors
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
 
-# How long a turn waits for messages, and for a batch that is being written.
+# How long one turn of the loop waits for messages, and for a batch that is being written.
 _POLL_SECONDS = 0.2
 _WRITE_POLL_SECONDS = 0.05
-# A writer that is busy for longer has met an outage: fetching stops, polling goes on.
+# A batch that takes longer has met an outage: fetching stops, polling continues.
 _PAUSE_SECONDS = 1.0
-# The database is asked this often when there is nothing to write, for the readiness.
+# How often the database is asked when there is nothing to write, for the readiness.
 _PING_SECONDS = 2.0
-# How long the end may wait for a batch that is being written.
+# How long to wait at the end for a batch that is being written.
 _FINISH_SECONDS = 20.0
-# An answer of the database that is this much overdue, though its connection was severed: we are stuck.
+# We are stuck when an answer of the database is overdue for this long, although its connection was severed.
 _STUCK_SECONDS = 15.0
-# Leaving the group takes no longer than its patience with a member.
+# Leaving the group takes no longer than the session timeout.
 _CLOSE_SECONDS = 12.0
-# Two processes that were given one place in the group would take it from each other all the time.
-_ANEW_SECONDS = 1.0
+# Two processes with one group.instance.id would exclude each other all the time.
+_REPLACE_SECONDS = 1.0
 
 
 class LostError(Exception):
-    """The consumer cannot go on; a new one can."""
+    """The consumer is unusable; a new one can continue."""
 
 
 class Loop:
-    """Takes messages from the topic for as long as it is not stopped."""
+    """Consumes the topic until it is stopped."""
 
     def __init__(
         self,
@@ -66,19 +66,19 @@ class Loop:
         self._batch = Batch()
         self._writing: tuple[Batch, Future[bool], float] | None = None
         self._paused = False
-        self._last_told = 0.0
+        self._last_fed = 0.0
         self._lost: KafkaError | None = None
         self._config = config
         self._consumer = self._new_consumer()
 
     def stop(self) -> None:
-        """Ask for the end: the batch that is being written is finished. May be called by a signal."""
+        """Make `run` finish the batch that is being written and return. May be called by a signal handler."""
         self._stop.set()
 
     def run(self) -> bool:
-        """Go round until stopped; then finish the batch, commit and leave.
+        """Consume until stopped; then finish the batch, commit and leave the group.
 
-        Returns False when the broker does not let go: the library's threads never end by themselves then.
+        Returns False when the broker keeps us from leaving: the library's threads never end then.
         """
         try:
             while not self._stop.is_set():
@@ -88,7 +88,7 @@ class Loop:
                         self._turn()
                 except LostError as error:
                     self._log.error("consumer_lost", error=str(error))
-                    self._begin_anew()
+                    self._replace_consumer()
         finally:
             closed = self._finish()
         return closed
@@ -108,11 +108,11 @@ class Loop:
                 "session.timeout.ms": 10_000,
                 "heartbeat.interval.ms": 3_000,
                 "partition.assignment.strategy": "cooperative-sticky",
-                # What is stored is committed by the library; we store what is written.
+                # We store the offsets of what is written, and the library commits them.
                 "enable.auto.offset.store": False,
                 "enable.auto.commit": True,
                 "auto.commit.interval.ms": 500,
-                # A topic that is made after us is found soon.
+                # So that a topic that is created later is noticed soon.
                 "topic.metadata.refresh.interval.ms": 5_000,
                 "fetch.error.backoff.ms": 100,
                 "fetch.queue.backoff.ms": 10,
@@ -129,22 +129,22 @@ class Loop:
             [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    def _begin_anew(self) -> None:
-        """Put a new consumer in the place of one that cannot go on; it begins after what is committed."""
+    def _replace_consumer(self) -> None:
+        """Replace an unusable consumer by a new one, which continues after the committed offsets."""
         self._state.joined = False
         if self._writing is not None:
             self._writing[0].next_offsets.clear()
         self._batch = Batch()
         self._paused = False
         if not self._close():
-            raise RuntimeError("the lost consumer does not end: only a new process can go on")
-        self._stop.wait(_ANEW_SECONDS)
+            raise RuntimeError("the lost consumer does not close: only a new process can continue")
+        self._stop.wait(_REPLACE_SECONDS)
         self._lost = None
         self._consumer = self._new_consumer()
 
     def _turn(self) -> None:
         self._watch_writer()
-        self._tell_progress()
+        self._feed_watchdog()
         if self._lost is not None:
             raise LostError(self._lost.str())
         self._settle()
@@ -154,7 +154,7 @@ class Loop:
         if self._writing is None or not self._batch.count:
             self._gather(_POLL_SECONDS)
             return
-        # What is being written ends soon, and then it is the next batch's turn: that must not be missed.
+        # The batch is written soon, and then the next one must be handed over without delay.
         _, future, since = self._writing
         if time.monotonic() - since > _PAUSE_SECONDS:
             self._pause()
@@ -165,18 +165,18 @@ class Loop:
         wait([future], _WRITE_POLL_SECONDS)
 
     def _gather(self, seconds: float) -> None:
-        """Take what has come, waiting up to `seconds` for the first message."""
+        """Add the messages that have arrived, waiting up to `seconds` for the first one."""
         message = self._consumer.poll(seconds)
         if message is None:
             return
-        self._take([message])
+        self._add([message])
         room = self._batch_max - self._batch.count
         if room > 0:
-            self._take(self._consumer.consume(room, 0))
+            self._add(self._consumer.consume(room, 0))
 
-    def _take(self, taken: list[Message]) -> None:
-        self._batch.take([message for message in taken if message.error() is None])
-        for message in taken:
+    def _add(self, added: list[Message]) -> None:
+        self._batch.add([message for message in added if message.error() is None])
+        for message in added:
             error = message.error()
             if error is not None:
                 self._on_error(error)
@@ -202,16 +202,16 @@ class Loop:
             try:
                 self._consumer.store_offsets(offsets=[TopicPartition(self._topic, partition, offset)])
             except KafkaException as error:
-                # Another consumer has it now, and writes the same rows again: that changes nothing.
+                # Another consumer has the partition now and writes these rows again, which changes nothing.
                 self._log.warning("offset_not_stored", partition=partition, error=str(error))
 
     def _pause(self) -> None:
-        """Stop fetching what cannot be written. Polling goes on: it keeps our place in the group."""
+        """Stop fetching what cannot be written. Polling continues: it keeps us in the group."""
         assigned = self._consumer.assignment()
         if not self._paused:
             self._log.warning("paused", partitions=len(assigned))
             self._paused = True
-        # Again at each turn: partitions may have been added.
+        # At each turn, as partitions may have been added.
         self._consumer.pause(assigned)
 
     def _resume(self) -> None:
@@ -224,13 +224,13 @@ class Loop:
         if self._projection.overdue_seconds() > 0:
             self._projection.sever()
 
-    def _tell_progress(self) -> None:
+    def _feed_watchdog(self) -> None:
         every = self._notifier.watchdog_seconds
         now = time.monotonic()
-        if every is None or now - self._last_told < every / 3:
+        if every is None or now - self._last_fed < every / 3:
             return
         if self._projection.overdue_seconds() < _STUCK_SECONDS:
-            self._last_told = now
+            self._last_fed = now
             self._notifier.progress()
 
     def _finish(self) -> bool:
@@ -240,16 +240,16 @@ class Loop:
         while self._writing is not None and time.monotonic() < deadline:
             wait([self._writing[1]], _WRITE_POLL_SECONDS)
             self._watch_writer()
-            self._tell_progress()
+            self._feed_watchdog()
             self._settle()
         self._projection.sever()
         self._writer.close()
         return self._close()
 
     def _close(self) -> bool:
-        """Leave the group; tell whether that came to an end.
+        """Leave the group; return whether that succeeded.
 
-        It may never do when the broker hangs while a commit is on its way (librdkafka, issue 3740).
+        It may block for ever when the broker hangs during a commit (librdkafka, issue 3740).
         """
         closing = threading.Thread(target=self._consumer.close, name="close", daemon=True)
         closing.start()
@@ -261,7 +261,7 @@ class Loop:
         self._log.info("assigned", partitions=sorted(partition.partition for partition in partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Most often it is written in a moment; then the next owner need not do it again.
+        # Usually the batch is written in a moment; then the next owner need not write it again.
         if self._writing is not None:
             wait([self._writing[1]], _PAUSE_SECONDS)
             self._settle()
@@ -274,21 +274,21 @@ class Loop:
         self._log.warning("lost", partitions=sorted(partition.partition for partition in partitions))
 
     def _forget(self, partitions: list[TopicPartition]) -> None:
-        """Leave the offsets to who has the partitions now. Writing the rows all the same does no harm."""
+        """Store no offsets of partitions that have another owner now. To write their rows does no harm."""
         batches = [self._batch] if self._writing is None else [self._batch, self._writing[0]]
         for batch in batches:
             for partition in partitions:
                 batch.next_offsets.pop(partition.partition, None)
 
     def _on_statistics(self, text: str) -> None:
-        self._state.see(json.loads(text), self._topic)
+        self._state.update(json.loads(text), self._topic)
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):
-            # Such as a member that was away for long: its late commits make the group refuse it.
+            # For example a member that was away for so long that the group refuses its commits.
             self._lost = error
 
     def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
-        # With nothing stored since the last time there is nothing to commit.
+        # _NO_OFFSET: nothing was stored since the last commit.
         if error is not None and error.code() != KafkaError._NO_OFFSET:
             self._errors.report(error, "offsets_not_committed")

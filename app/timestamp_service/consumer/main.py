@@ -21,8 +21,8 @@ from timestamp_service.web.app import make_app
 
 SERVICE = "timestamp-consumer"
 
-# A batch is tens of thousands of objects without a cycle among them: looking for one so often (by default
-# after 700 new objects) takes a tenth of the time.
+# A batch is tens of thousands of objects without a reference cycle: searching for cycles after every 700 new
+# objects, the default, takes a tenth of the time.
 _GARBAGE_OBJECTS = 100_000
 
 
@@ -58,8 +58,8 @@ def main() -> None:
     health.stop()
     if not ended:
         log.warning("left_without_the_broker")
-        # Python would wait for the library's threads, which wait for the broker. What they have not
-        # committed is read once more by the next process, and changes nothing.
+        # Python would wait for the library's threads, which wait for the broker. The next process reads again
+        # what they have not committed, which changes nothing.
         os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Writing rows to PostgreSQL: in batches, and the same row only once."""
+"""Writing records to PostgreSQL: in batches, and each record only once."""
 
 import io
 import time
@@ -7,36 +7,31 @@ from typing import TypeVar
 
 from psycopg2 import errors, extensions
 
-from timestamp_service import instants
-from timestamp_service.consumer.batch import Row
+from timestamp_service.consumer.batch import TracedRecord
 from timestamp_service.database import connections, schema
+from timestamp_service.database.rows import arrays, copy_statement, copy_text, insert_statement
 from timestamp_service.database.schema import TABLE
 from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Database
 
-# Far beyond what the largest batch takes; then the server is taken for frozen.
+# Far longer than the largest batch takes: after that the server counts as frozen.
 _WRITE_SECONDS = 30.0
-# From here on COPY pays.
+# COPY is faster than INSERT from this number of rows on.
 _COPY_ROWS = 200
-# After a batch that held rows of old, the next ones do too: the log is being read again.
+# A batch with rows that exist already is followed by more of them: the log is being read again.
 _INSERTS_AFTER_DUPLICATE = 20
 
-_COPY = f"COPY {TABLE} (id, event_timestamp, event_nanoseconds, created_at) FROM STDIN"
-_INSERT = f"""
-INSERT INTO {TABLE} (id, event_timestamp, event_nanoseconds, created_at)
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::smallint[], %s::timestamptz[])
-ON CONFLICT (id) DO NOTHING
-"""  # noqa: S608 (the table's name is our own)
-
+_COPY = copy_statement(TABLE)
+_INSERT = insert_statement(TABLE)
 
 Answer = TypeVar("Answer")
 
 
 class Projection:
-    """The table, by a connection that is made anew when it fails. Used by one thread, watched by another."""
+    """The table, by a connection that is replaced when it fails. Used by one thread, watched by another."""
 
     def __init__(self, database: Database, log: Log) -> None:
-        """Connect when there is something to write."""
+        """Connect later, when there is something to write."""
         self._dsn = connections.dsn(database, "timestamp-consumer")
         self._log = log
         self._connection: extensions.connection | None = None
@@ -44,14 +39,14 @@ class Projection:
         self._inserts_left = 0
 
     def prepare(self) -> None:
-        """Make the table when it is absent, and see that the server answers. Raises psycopg2.Error."""
+        """Create the table if it is absent, and check that the server answers. Raises psycopg2.Error."""
         self._answered(lambda connection: connection.cursor().execute("SELECT 1"))
 
-    def write(self, rows: Sequence[Row]) -> int:
-        """Write the rows that are not there yet, all or none; return how many. Raises psycopg2.Error."""
-        if not rows:
+    def write(self, records: Sequence[TracedRecord]) -> int:
+        """Write the records that are not there yet, all or none; return how many. Raises psycopg2.Error."""
+        if not records:
             return 0
-        return self._answered(lambda connection: self._write(connection, rows))
+        return self._answered(lambda connection: self._write(connection, records))
 
     def close(self) -> None:
         """Close the connection."""
@@ -60,20 +55,20 @@ class Projection:
             self._connection = None
 
     def overdue_seconds(self) -> float:
-        """Tell (another thread) for how long an answer has been overdue; negative or 0: it is not."""
+        """Return for how long an answer has been overdue; 0 or less: it is not. For another thread."""
         deadline = self._deadline
         return 0.0 if deadline is None else time.monotonic() - deadline
 
     def sever(self) -> None:
-        """End (from another thread) the wait for a server that does not answer: it raises there."""
+        """Make a call that waits for the server raise in its own thread. For another thread."""
         connection = self._connection
         if connection is not None:
             connections.sever(connection)
 
     def _answered(self, ask: Callable[[extensions.connection], Answer]) -> Answer:
-        """Ask on a connection that is whole, with a deadline; throw it away when the asking fails."""
+        """Call `ask` with an open connection and a deadline; close the connection when it fails."""
         try:
-            # A connect ends by its own timeout.
+            # Connecting has a timeout of its own.
             connection = self._connection or self._connect()
             self._deadline = time.monotonic() + _WRITE_SECONDS
             return ask(connection)
@@ -86,40 +81,21 @@ class Projection:
     def _connect(self) -> extensions.connection:
         connection = self._connection = connections.connect(self._dsn)
         self._deadline = time.monotonic() + _WRITE_SECONDS
-        if schema.make_when_absent(connection):
+        if schema.create_if_absent(connection):
             self._log.info("table_made", table=TABLE)
         return connection
 
-    def _write(self, connection: extensions.connection, rows: Sequence[Row]) -> int:
+    def _write(self, connection: extensions.connection, records: Sequence[TracedRecord]) -> int:
         with connection.cursor() as cursor:
-            if len(rows) >= _COPY_ROWS and self._inserts_left <= 0:
+            if len(records) >= _COPY_ROWS and self._inserts_left <= 0:
                 try:
-                    # As a whole: after each part this thread would have to wait for the interpreter's lock.
-                    text = _copy_text(rows)
+                    # In one piece: after each one this thread would have to wait for the interpreter's lock.
+                    text = copy_text(records)
                     cursor.copy_expert(_COPY, io.BytesIO(text), size=len(text))
                 except errors.UniqueViolation:
                     self._inserts_left = _INSERTS_AFTER_DUPLICATE
                 else:
-                    return len(rows)
+                    return len(records)
             self._inserts_left -= 1
-            cursor.execute(_INSERT, _arrays(rows))
+            cursor.execute(_INSERT, arrays(records))
             return cursor.rowcount
-
-
-def _copy_text(rows: Sequence[Row]) -> bytes:
-    lines = []
-    for row in rows:
-        timestamp, nanoseconds = instants.to_columns(row.event_timestamp)
-        lines.append(f"{row.identifier}\t{timestamp}\t{nanoseconds}\t{row.created_at}\n")
-    return "".join(lines).encode("ascii")
-
-
-def _arrays(rows: Sequence[Row]) -> tuple[str, str, str, str]:
-    """Return the columns as PostgreSQL's array texts: none of the values needs quoting."""
-    columns = [instants.to_columns(row.event_timestamp) for row in rows]
-    return (
-        f"{{{','.join([row.identifier for row in rows])}}}",
-        f"{{{','.join([timestamp for timestamp, _ in columns])}}}",
-        f"{{{','.join([str(nanoseconds) for _, nanoseconds in columns])}}}",
-        f"{{{','.join([row.created_at for row in rows])}}}",
-    )

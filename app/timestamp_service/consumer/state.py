@@ -1,4 +1,4 @@
-"""How the consumer is doing: written by its threads, read by its health port."""
+"""The state of the consumer: set by its threads, read by its health port."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from timestamp_service.runtime import metrics
 
 @dataclass(slots=True)
 class State:
-    """What is known of the dependencies. Each field is set by one thread, and read by any."""
+    """The state of the dependencies and of the lag. Each field is set by one thread, and read by any."""
 
     # Set by the loop.
     joined: bool = False
     brokers_up: bool = False
-    # Messages of our partitions that are not yet written, and since when (monotonic) there are any.
+    # How many messages of our partitions are not yet written, and since when (monotonic) there are any.
     lag_messages: int = 0
     lag_since: float | None = None
-    # When the broker appended the oldest message that was taken and is not yet written, in ms since 1970.
+    # When the broker appended the oldest message that is fetched and not yet written, in ms since 1970.
     oldest_ms: int | None = None
-    # When (monotonic) a batch was written last, or there was nothing to write.
+    # When (monotonic) the last batch was written, or there was nothing to write.
     progress_at: float = field(default_factory=time.monotonic)
     # Set by the writer.
     database_answers: bool = False
@@ -32,8 +32,8 @@ class State:
             return "database"
         return None
 
-    def see(self, statistics: dict[str, Any], topic: str) -> None:
-        """Take what librdkafka's statistics tell of the brokers and of `topic`."""
+    def update(self, statistics: dict[str, Any], topic: str) -> None:
+        """Update the fields from librdkafka's statistics of the brokers and of `topic`."""
         self.brokers_up = any(
             broker["nodeid"] >= 0 and broker["state"] == "UP" for broker in statistics["brokers"].values()
         )
@@ -49,12 +49,12 @@ class State:
     def measure(self) -> None:
         """Bring the gauges up to date."""
         now = time.monotonic()
-        taken = 0.0 if self.oldest_ms is None else time.time() - self.oldest_ms / 1000
-        # Under load there is always something that is not yet written: each batch makes it younger.
+        fetched = 0.0 if self.oldest_ms is None else time.time() - self.oldest_ms / 1000
+        # Under load there is always something not yet written, which is younger after each batch.
         waiting = 0.0 if self.lag_since is None else now - max(self.lag_since, self.progress_at)
         metrics.LAG_MESSAGES.set(self.lag_messages)
-        # What was not even fetched has no time that we know of: it is as old as the lag at least.
-        metrics.LAG_SECONDS.set(max(taken, waiting, 0.0))
+        # The age of what is not even fetched is unknown: it is at least that of the lag.
+        metrics.LAG_SECONDS.set(max(fetched, waiting, 0.0))
         metrics.SINCE_PROGRESS.set(now - self.progress_at)
 
 
@@ -63,7 +63,7 @@ def lag(partition: dict[str, Any]) -> int:
     end: int = partition["hi_offset"]
     if partition["partition"] < 0 or not partition["desired"] or end < 0:
         return 0
-    # Nothing is stored before the first batch; what was committed counts then, or all that there is.
+    # Before the first batch nothing is stored: the committed offset counts then, or the first one.
     begin: int = max(partition["stored_offset"], partition["committed_offset"])
     if begin < 0:
         begin = max(0, partition["lo_offset"])

@@ -1,4 +1,4 @@
-"""A thread that writes batches, so that the loop can go on polling: its place in the group depends on it."""
+"""A thread that writes batches, so that the loop can go on polling, without which the group excludes it."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psycopg2
 
 from timestamp_service import correlation
-from timestamp_service.consumer.batch import Batch, Row
+from timestamp_service.consumer.batch import Batch, TracedRecord
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.database.errors import reason
@@ -19,7 +19,7 @@ _BACKOFF_SECONDS = (0.2, 5.0)
 
 
 class Writer:
-    """Writes one batch at a time: dead letters and rows, again and again until both are done."""
+    """Writes one batch at a time, its dead letters and its records, and retries until both are done."""
 
     def __init__(self, projection: Projection, dead_letters: DeadLetters, state: State, log: Log) -> None:
         """Write to `projection` and `dead_letters`."""
@@ -32,15 +32,15 @@ class Writer:
         self._last_answer = 0.0
 
     def submit(self, batch: Batch) -> "Future[bool]":
-        """Write `batch`; the future tells whether it was before the end was asked for."""
+        """Write `batch`; the future is True once it is written, and False if `stop` came before that."""
         return self._pool.submit(self._persist, batch)
 
     def idle_seconds(self) -> float:
-        """Tell for how long the database was not asked."""
+        """Return for how many seconds the database has not been asked."""
         return time.monotonic() - self._last_answer
 
     def stop(self) -> None:
-        """Give up what does not succeed at once."""
+        """Retry nothing from now on."""
         self._stop.set()
 
     def close(self) -> None:
@@ -68,10 +68,10 @@ class Writer:
     def _write(self, batch: Batch) -> None:
         started = time.perf_counter()
         self._dead_letters.send(batch.bad)
-        rows = list(batch.rows.values())
+        records = list(batch.records.values())
         written = 0
-        if rows:
-            written = self._projection.write(rows)
+        if records:
+            written = self._projection.write(records)
         else:
             self._projection.prepare()
         self._state.database_answers = True
@@ -87,15 +87,15 @@ class Writer:
         metrics.BATCH_MESSAGES.observe(batch.count)
         metrics.BATCH_SECONDS.observe(seconds)
         for message in batch.bad:
-            found = correlation.from_kafka(message.headers)
+            traced = correlation.from_kafka(message.headers)
             self._log.error(
                 "dead_letter",
-                correlationId=found.identifier if found else None,
+                correlationId=traced.identifier if traced else None,
                 error=message.error,
                 partition=message.partition,
                 offset=message.offset,
             )
-        self._log.each("recorded", [_members(row) for row in rows])
+        self._log.each("recorded", [_members(record) for record in records])
         self._log.info(
             "batch",
             messages=batch.count,
@@ -106,13 +106,13 @@ class Writer:
         )
 
 
-def _members(row: Row) -> str:
-    found = row.correlation
-    if found is None:
-        return f'"command_id":"{row.identifier}"'
-    if found.traceparent is None:
-        return f'"correlationId":"{found.identifier}","command_id":"{row.identifier}"'
+def _members(record: TracedRecord) -> str:
+    traced = record.correlation
+    if traced is None:
+        return f'"command_id":"{record.identifier}"'
+    if traced.traceparent is None:
+        return f'"correlationId":"{traced.identifier}","command_id":"{record.identifier}"'
     return (
-        f'"correlationId":"{found.identifier}","traceparent":"{found.traceparent}",'
-        f'"command_id":"{row.identifier}"'
+        f'"correlationId":"{traced.identifier}","traceparent":"{traced.traceparent}",'
+        f'"command_id":"{record.identifier}"'
     )

@@ -1,1 +1,1 @@
-"""What both the consumer and the query API know of PostgreSQL."""
+"""PostgreSQL, as every process that uses it sees it: connections, the table of records, and errors."""

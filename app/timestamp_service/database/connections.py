@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, of which each wait has an end: a frozen server must not hang us."""
+"""Connections to PostgreSQL on which every wait has a limit, so that a frozen server does not block us."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ def dsn(database: Database, application: str) -> str:
         "user": database.username,
         "application_name": application,
         "connect_timeout": CONNECT_SECONDS,
-        # A peer that vanished without a word is noticed by the kernel too.
+        # The kernel notices a peer that has vanished without closing the connection.
         "tcp_user_timeout": 10_000,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -43,7 +43,7 @@ def connect(dsn: str) -> extensions.connection:
 
 
 def sever(connection: extensions.connection) -> None:
-    """End a connection that another thread is blocked in: its call there raises psycopg2.OperationalError."""
+    """Shut down a connection that blocks another thread: its call there raises psycopg2.OperationalError."""
     try:
         descriptor = os.dup(connection.fileno())
     except (OSError, psycopg2.Error):
@@ -84,17 +84,17 @@ class AsyncConnection:
             cursor.close()
 
     def close(self) -> None:
-        """Close at once, whatever is going on."""
+        """Close at once, also during a query."""
         self._connection.close()
 
     async def _drive(self, seconds: float) -> None:
-        """Let libpq go on whenever its socket is ready, until it is done."""
+        """Let libpq continue whenever its socket is ready, until it is done."""
         deadline = self._loop.time() + seconds
         try:
             while (state := self._connection.poll()) != extensions.POLL_OK:
                 await self._until_ready(state, deadline)
         except BaseException:
-            # Cancelled, too late or broken: what is half done must not meet the next query.
+            # Cancelled, too late or broken: the next query must not get the rest of this one.
             self.close()
             raise
 

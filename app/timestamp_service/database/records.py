@@ -1,8 +1,11 @@
-"""What is in the table: one row a record."""
+"""Records, as they are in the table and in the answers of the API."""
 
 from dataclasses import dataclass
 
 from timestamp_service import instants
+
+# What a query selects for `Record.from_row`.
+COLUMNS = "id::text, event_timestamp::text, event_nanoseconds, created_at::text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,7 @@ class Record:
 
     @classmethod
     def from_row(cls, identifier: str, event_timestamp: str, nanoseconds: int, created_at: str) -> "Record":
-        """Return the record of a row, times being PostgreSQL's texts (DateStyle ISO, TimeZone UTC)."""
+        """Return the record of a row of COLUMNS; DateStyle must be ISO and TimeZone UTC."""
         return cls(
             identifier,
             instants.from_columns(event_timestamp, nanoseconds),

@@ -1,18 +1,18 @@
-"""The table of records, and how it is made when it is absent."""
+"""The table of records, and how it is created when it is absent."""
 
 from psycopg2.extensions import connection as Connection  # noqa: N812 (psycopg2 names its class in lower case)
 
 TABLE = "timestamp_records"
 OWNER = "timestamp_owner"
 
-# Any number, the same in all releases: who holds it makes the table, others wait.
+# The key of the advisory lock under which the table is created: any number, the same in all releases.
 _MIGRATION_LOCK = 7_358_214_901
 
 _PRESENT = f"SELECT to_regclass('{TABLE}') IS NOT NULL"
 
 
 def definition(table: str) -> str:
-    """Return the statements that make a table of records named `table`, with its indexes and rights."""
+    """Return the statements that create a table of records named `table`, with its index and rights."""
     return f"""
 CREATE TABLE IF NOT EXISTS {table} (
   id uuid PRIMARY KEY,
@@ -38,16 +38,16 @@ COMMIT;
 """
 
 
-def make_when_absent(connection: Connection) -> bool:
-    """Make the table unless it is there; tell whether it was made. Several may do so at once.
+def create_if_absent(connection: Connection) -> bool:
+    """Create the table unless it exists; return whether it was created. Several may do so at once.
 
-    `connection` is in autocommit mode, as a member of the owner. Raises psycopg2.Error.
+    `connection` must be in autocommit mode, and its role a member of the owner. Raises psycopg2.Error.
     """
     with connection.cursor() as cursor:
         cursor.execute(_PRESENT)
         row = cursor.fetchone()
         if row is not None and row[0]:
             return False
-        # One simple query: its BEGIN is rolled back with it when the connection is thrown away.
+        # As one simple query: after an error the caller closes the connection, which rolls it back.
         cursor.execute(_CREATE)
         return True

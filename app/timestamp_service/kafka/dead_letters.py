@@ -11,13 +11,13 @@ from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Kafka
 
 _DELIVERY_SECONDS = 10.0
-# More than the source's messages can have: the headers that we add must fit too.
+# Larger than any message of the log: the headers that we add must fit too.
 _MESSAGE_MAX_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class BadMessage:
-    """A message that can never be projected, as it was, and why."""
+    """A message that can never be projected, as it was received, and why."""
 
     key: bytes | None
     value: bytes | None
@@ -32,7 +32,7 @@ class NotDeliveredError(Exception):
 
 
 class DeadLetters:
-    """A producer of dead letters, which connects when there is the first one. Used by one thread."""
+    """A producer of dead letters, which connects for the first one. Used by one thread."""
 
     def __init__(self, kafka: Kafka, topic: str, log: Log) -> None:
         """Send to `topic`."""
@@ -57,13 +57,16 @@ class DeadLetters:
             self._producer = Producer(self._config)
         failed: list[tuple[BadMessage, KafkaError | None]] = []
         for message in messages:
-            self._produce(self._producer, message, message.value, letter_headers(message), failed)
+            self._produce(self._producer, message, message.value, dead_letter_headers(message), failed)
         left = self._producer.flush(_DELIVERY_SECONDS + 1)
         too_large = [message for message, error in failed if _is_size(error)]
         failed = [(message, error) for message, error in failed if not _is_size(error)]
         for message in too_large:
-            # It stands in the log, which nothing deletes from: its place there is enough to find it.
-            headers: Headers = [*letter_headers(message, with_own=False), ("omitted", b"key, value, headers")]
+            # It is in the log, which keeps everything: its partition and offset are enough to find it.
+            headers: Headers = [
+                *dead_letter_headers(message, with_own=False),
+                ("omitted", b"key, value, headers"),
+            ]
             self._produce(self._producer, message, None, headers, failed, with_key=False)
         left += self._producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
         if failed or left:
@@ -101,11 +104,11 @@ class DeadLetters:
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):
-            # The next call makes a new one.
+            # The next call of `send` creates a new one.
             self._producer = None
 
 
-def letter_headers(message: BadMessage, *, with_own: bool = True) -> Headers:
+def dead_letter_headers(message: BadMessage, *, with_own: bool = True) -> Headers:
     """Return the headers of the dead letter of `message`: its own, and those that say why and from where."""
     return [
         *(message.headers if with_own else []),

@@ -1,4 +1,4 @@
-"""What a Kafka client reports on its own: in the log now and then, and whether it can go on."""
+"""Errors that a Kafka client reports by callback: logged at a limited rate, fatal or not."""
 
 from confluent_kafka import KafkaError
 
@@ -6,14 +6,14 @@ from timestamp_service.runtime.logs import Log, RateLimitedLog
 
 
 class KafkaErrors:
-    """Takes the errors of one client."""
+    """Logs the errors of one client."""
 
     def __init__(self, log: Log) -> None:
-        """Write by `log`."""
+        """Log to `log`."""
         self._repeated = RateLimitedLog(log)
 
     def report(self, error: KafkaError, event: str = "kafka_error") -> bool:
-        """Log `error` unless it goes on; tell whether the client that reports it can do no more."""
+        """Log `error`, repeated ones at a limited rate; return whether the client is unusable from now on."""
         self._repeated.warning(event, error.name(), error=error.str(), name=error.name())
-        # An error that is reported by its callback does not have the mark, but this code.
+        # A fatal error that comes by the callback is not marked as one, but has this code.
         return bool(error.fatal()) or error.code() == KafkaError._FATAL

@@ -1,7 +1,8 @@
-"""Reading a topic by offsets, without a group's help: from given places to given ends, and gapless."""
+"""Reading a topic from given offsets to given ends, without a consumer group and without a gap."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -14,9 +15,9 @@ _LEADER_SECONDS = 0.2
 _POLL_SECONDS = 0.2
 _CHUNK = 10_000
 
-# What mends itself soon: no broker leads the partition yet.
+# Errors that pass by themselves soon: no broker leads the partition yet.
 _LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
-# What no waiting mends.
+# Errors that do not pass by themselves.
 _FINAL = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -29,27 +30,27 @@ _FINAL = {
     KafkaError._UNKNOWN_PARTITION,
 }
 
-# The offset to go on from, of each partition.
-Places = Mapping[int, int]
+# An offset of each partition.
+Offsets = Mapping[int, int]
 
 
 class TopicError(Exception):
-    """A topic cannot be read as it must be; says why."""
+    """A topic cannot be read; the message says why."""
 
 
 class StalledError(TopicError):
-    """Kafka has given nothing for too long."""
+    """Kafka has delivered nothing for too long."""
 
 
 class StoppedError(Exception):
-    """The reading was stopped from outside."""
+    """The caller has stopped the reading."""
 
 
 class Topic:
-    """A topic as a whole. Used by one thread."""
+    """All partitions of a topic. Used by one thread."""
 
     def __init__(self, kafka: Kafka, name: str, client: str, log: Log, stopped: Callable[[], bool]) -> None:
-        """Read topic `name` until `stopped`; `client` names us, and the group, which commits nothing."""
+        """Read topic `name` until `stopped`; `client` names us and the group, which commits nothing."""
         self.name = name
         self._stopped = stopped
         self._errors = KafkaErrors(log)
@@ -61,9 +62,9 @@ class Topic:
                 "group.id": client,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
-                # A place that the log does not have is an error, and never silently another place.
+                # An offset that the log does not have is an error, and never silently another offset.
                 "auto.offset.reset": "error",
-                # All that is read is there: a request that waits for more only holds up the next one.
+                # We read only what is there already: a request that waits for more delays the next one.
                 "fetch.wait.max.ms": 10,
                 "queued.max.messages.kbytes": 32_768,
                 "fetch.queue.backoff.ms": 10,
@@ -101,30 +102,30 @@ class Topic:
                     TopicPartition(self.name, partition), timeout=_REQUEST_SECONDS
                 )
             except KafkaException as error:
-                # So it is for a moment after the topic was made, or the broker started.
+                # Normal for a moment after the topic was created or the broker started.
                 if error.args[0].code() in _LEADERLESS and time.monotonic() < deadline:
                     time.sleep(_LEADER_SECONDS)
                     continue
                 raise TopicError(f"{self.name}[{partition}]: {self._reason(error)}") from None
 
-    def read(self, begins: Places, ends: Places, stall_seconds: float = 60.0) -> Iterator[list[Message]]:
-        """Give all messages from `begins` up to before `ends`, each partition's in order and without a gap.
+    def read(self, begins: Offsets, ends: Offsets, stall_seconds: float = 60.0) -> Iterator[list[Message]]:
+        """Yield the messages from `begins` up to before `ends`, each partition's in order and without a gap.
 
         Raises TopicError, StalledError when nothing comes for `stall_seconds`, and StoppedError.
         """
         next_offsets = {
             partition: begin for partition, begin in begins.items() if begin < ends.get(partition, begin)
         }
-        places = [TopicPartition(self.name, *place) for place in next_offsets.items()]
-        self._consumer.assign(places)
-        # What an earlier reading has paused stays so.
-        self._consumer.resume(places)
+        partitions = [TopicPartition(self.name, *item) for item in next_offsets.items()]
+        self._consumer.assign(partitions)
+        # Partitions that an earlier reading has paused are still paused.
+        self._consumer.resume(partitions)
         progress_at = time.monotonic()
         try:
             while next_offsets:
                 if self._stopped():
                     raise StoppedError
-                taken: list[Message] = []
+                chunk: list[Message] = []
                 for message in self._poll():
                     partition, offset = message.partition(), message.offset()
                     if partition not in next_offsets or offset is None:
@@ -134,18 +135,18 @@ class Topic:
                             f"{self.name}[{partition}] has a gap: {next_offsets[partition]} is missing,"
                             f" {offset} follows"
                         )
-                    taken.append(message)
+                    chunk.append(message)
                     if offset + 1 == ends[partition]:
                         del next_offsets[partition]
                         self._consumer.pause([TopicPartition(self.name, partition)])
                     else:
                         next_offsets[partition] = offset + 1
-                if taken:
-                    yield taken
+                if chunk:
+                    yield chunk
                     progress_at = time.monotonic()
                 elif time.monotonic() - progress_at > stall_seconds:
                     raise StalledError(
-                        f"{self.name}: Kafka has given nothing for {stall_seconds:g} s at {next_offsets}"
+                        f"{self.name}: Kafka has delivered nothing for {stall_seconds:g} s at {next_offsets}"
                     )
         finally:
             self._consumer.unassign()
@@ -167,5 +168,19 @@ class Topic:
             self._final = error
 
     def _reason(self, error: KafkaException) -> str:
-        found: KafkaError = self._final or error.args[0]
-        return found.str()
+        cause: KafkaError = self._final or error.args[0]
+        return cause.str()
+
+
+@contextmanager
+def open_topics(
+    kafka: Kafka, names: Sequence[str], client: str, log: Log, stopped: Callable[[], bool]
+) -> Iterator[list[Topic]]:
+    """Yield the topics of these names, as `Topic` makes them; close their connections at the end."""
+    with ExitStack() as stack:
+        topics = []
+        for name in names:
+            topic = Topic(kafka, name, client, log, stopped)
+            stack.callback(topic.close)
+            topics.append(topic)
+        yield topics

@@ -1,4 +1,4 @@
-"""The ledger's file: a line for the run, then one for each acknowledged record, on disk before it counts."""
+"""The ledger's file: a line for the run, then one for each record, which counts once it is on the disk."""
 
 import asyncio
 import os
@@ -13,38 +13,38 @@ _HEADER = "timestamp-ledger 1"
 
 
 class BookError(Exception):
-    """The file is no ledger; says why."""
+    """The file is not a ledger; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """What a file holds: the run, and the instant of each acknowledged id."""
+    """The content of a file: the run, and the instant of each acknowledged id."""
 
     run: Run
     acknowledged: dict[str, str]
 
 
 def read(file: TextIO) -> Book:
-    """Read a ledger. A last line that was cut off by the end of the process is left out. Raises BookError."""
+    """Read a ledger. An incomplete last line, of a process that was killed, is ignored. Raises BookError."""
     words = file.readline().split()
     if len(words) != 4 or " ".join(words[:2]) != _HEADER or not words[3].isdecimal():
         raise BookError("its first line is not that of a ledger")
     acknowledged: dict[str, str] = {}
-    for place, line in enumerate(file, 2):
+    for number, line in enumerate(file, 2):
         if not line.endswith("\n"):
             break
         identifier, _, instant = line.rstrip("\n").partition(" ")
         if not instant:
-            raise BookError(f"line {place} is no id and instant")
+            raise BookError(f"line {number} is not an id and an instant")
         acknowledged[identifier] = instant
     return Book(Run(words[2], int(words[3])), acknowledged)
 
 
 class Writer:
-    """Appends lines, and tells of each once it is on the disk: many share one fsync."""
+    """Appends lines, and calls back for each once it is on the disk; many lines share one fsync."""
 
     def __init__(self, path: Path, run: Run) -> None:
-        """Begin a new file for `run`. Raises OSError, also when there is one already."""
+        """Create the file for `run`. Raises OSError, also when it exists."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         self._lines: list[str] = []
         self._written: list[Callable[[], None]] = []
@@ -59,7 +59,7 @@ class Writer:
         self._more.set()
 
     async def write(self) -> None:
-        """Write what is appended until `close`. Raises OSError when the disk does not take it."""
+        """Write what is appended until `close`. Raises OSError when that fails."""
         while not (self._closing and not self._lines):
             await self._more.wait()
             self._more.clear()

@@ -1,4 +1,4 @@
-"""Reads back what a ledger holds: through the query API, or in the table itself."""
+"""Checking the records of a ledger: through the query API, or in the table itself."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import psycopg2
 
 from timestamp_service import instants
 from timestamp_service.database import connections
-from timestamp_service.database.records import Record
+from timestamp_service.database.records import COLUMNS, Record
 from timestamp_service.database.schema import TABLE
 from timestamp_service.ledger.book import Book
 from timestamp_service.ledger.client import Line, RequestError, Server
@@ -24,21 +24,20 @@ _TIMEOUT_SECONDS = 40.0
 _FETCH_ROWS = 5_000
 _APPLICATION = "timestamp-ledger"
 
-# The dates are compared to the microsecond: the window begins and ends on whole seconds.
-_SELECT = (
-    "SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text"  # noqa: S608
-    f" FROM {TABLE} WHERE event_timestamp >= %s::timestamptz AND event_timestamp < %s::timestamptz"
-)
+# Without nanoseconds, as the window begins and ends on whole seconds.
+_SELECT = f"""
+SELECT {COLUMNS} FROM {TABLE} WHERE event_timestamp >= %s::timestamptz AND event_timestamp < %s::timestamptz
+"""  # noqa: S608 (the table's name is our own)
 
 
 class CheckError(Exception):
-    """The records could not be read; says why."""
+    """The records could not be read; the message says why."""
 
 
 async def check_api(server: Server, book: Book, wait: float, sample: int | None, lines: int) -> Verdict:
     """Judge by the query API: all pages of the run's window, then each id, or `sample` of them.
 
-    What is lost may come within `wait` seconds: the consumer may be behind. Raises CheckError.
+    A missing record may arrive within `wait` seconds, as the consumer may be behind. Raises CheckError.
     """
     pages = Line(server, _TIMEOUT_SECONDS)
     deadline = time.monotonic() + wait
@@ -98,7 +97,7 @@ async def _read_one(line: Line, identifier: str, instant: str, listed: dict[str,
     except RequestError as error:
         return f"{identifier} cannot be read: {error}"
     if answer.status != 200:
-        # Its row is missing in the pages too, or it is there and not found.
+        # If it is missing in the pages too, it counts as lost already.
         return f"{identifier} is answered {answer.status}" if identifier in listed else None
     one = json.loads(answer.body)
     if one["id"] != identifier or one["command_id"] != identifier or one["event_timestamp"] != instant:
@@ -112,7 +111,7 @@ async def _read_one(line: Line, identifier: str, instant: str, listed: dict[str,
 
 
 def check_table(database: Database, book: Book, wait: float) -> Verdict:
-    """Judge by the table. What is lost may come within `wait` seconds. Raises CheckError."""
+    """Judge by the table. A missing record may arrive within `wait` seconds. Raises CheckError."""
     deadline = time.monotonic() + wait
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client that never repeats a request by itself: each failure is seen and counted."""
+"""A small HTTP/1.1 client that never repeats a request by itself, so that each failure is counted."""
 
 import asyncio
 import ssl
@@ -13,10 +13,10 @@ CONNECT_SECONDS = 5.0
 
 
 class RequestError(Exception):
-    """A request got no answer; `kind` says in a word how it failed."""
+    """A request got no answer; `kind` is how it failed, in a word."""
 
     def __init__(self, kind: str) -> None:
-        """Name it: not_connected, connect_timeout, tls, closed (before an answer), cut (in it), timeout."""
+        """Set the kind: not_connected, connect_timeout, tls, closed (before it), cut (in it), timeout."""
         super().__init__(kind)
         self.kind = kind
 
@@ -35,11 +35,17 @@ class Server:
 
         Raises ValueError, and OSError when the CA file cannot be read.
         """
-        parts = urlsplit(url)
+        # The message does not quote the URL, which may hold a password.
+        invalid = ValueError("the URL must be one such as https://timestamps.example.com")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise invalid from None
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            raise ValueError(f"{url} is no URL such as https://timestamps.example.com")
+            raise invalid
         tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
-        return cls(parts.hostname, parts.port or (443 if tls else 80), tls)
+        return cls(parts.hostname, port or (443 if tls else 80), tls)
 
 
 @dataclass(slots=True)
@@ -54,7 +60,7 @@ class Answer:
 
 @dataclass(slots=True)
 class _Exchange:
-    """One request on its way: what came of its answer so far."""
+    """One request, and its answer as far as it has arrived."""
 
     done: asyncio.Future[Answer]
     answer: Answer = field(default_factory=Answer)
@@ -130,7 +136,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Line:
-    """A way to the server on which one request goes after the other, on a new connection where need be."""
+    """Sends one request after the other to a server, on a new connection where that is necessary."""
 
     def __init__(self, server: Server, timeout_seconds: float) -> None:
         """Ask `server`; each request has `timeout_seconds` for its whole answer."""

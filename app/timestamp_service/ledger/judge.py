@@ -1,4 +1,4 @@
-"""The verdict: is every acknowledged record there exactly once and equal, and nothing that was never sent?"""
+"""The verdict: is each acknowledged record there once and unchanged, and nothing that was never sent?"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,17 +9,17 @@ from timestamp_service.ledger.book import Book
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found: a sentence for each thing that is wrong, and how many there are of each kind."""
+    """The result of a check: counts, and a sentence for each thing that is wrong."""
 
     acknowledged: int = 0
     found: int = 0
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
-    # It is in the list of all, and is not answered by its id as it stands there.
+    # The answer to a GET of the id differs from the pages.
     misread: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    # Sent, never acknowledged, and recorded all the same: allowed, once.
+    # Sent and recorded, but never acknowledged: allowed once per record.
     unacknowledged: int = 0
 
     def wrong(self) -> list[str]:

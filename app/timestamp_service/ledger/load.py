@@ -1,4 +1,4 @@
-"""The load: POSTs at a rate with retries, GETs of acknowledged ids beside them; each failure is counted."""
+"""The load: POSTs at a rate, with retries, and GETs of acknowledged ids; each failure is counted."""
 
 import asyncio
 import json
@@ -14,19 +14,19 @@ from timestamp_service.ledger import book
 from timestamp_service.ledger.client import Answer, Line, RequestError, Server
 from timestamp_service.ledger.run import Run
 
-# A failed POST is sent again after as long, or after what Retry-After says.
+# A failed POST is sent again after this long, or after Retry-After.
 _RETRY_SECONDS = 0.5
 _RETRY_SECONDS_MAX = 5
 # Answers after which the same request may succeed.
 _TRY_AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 _TICK_SECONDS = 0.005
-# Seconds of load that may wait to be sent again; no new record is begun meanwhile.
+# When more seconds of load wait for a retry, no new record is begun.
 _WAITING_SECONDS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked for: rates a second, times in seconds (None: until it is stopped)."""
+    """The options of a run: rates per second, times in seconds (None: until it is stopped)."""
 
     server: Server
     file: Path
@@ -35,26 +35,26 @@ class Options:
     connections: int
     get_rate: float
     get_connections: int
-    # A GET asks for what was acknowledged this long ago.
+    # A GET asks for a record that was acknowledged at least this long ago.
     get_age: float
     timeout: float
-    # For how long a record is tried.
+    # For how long a record is retried.
     give_up: float
-    # How long what is under way may take at the end.
+    # How long to wait at the end for unfinished records.
     drain: float
 
 
 @dataclass(slots=True)
 class Requests:
-    """What came of the requests of one method, counted before any of them is repeated."""
+    """The results of the requests of one method, each repetition counted as a request."""
 
     sent: int = 0
     succeeded: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    # Answers 429 and 503 that do not say when to come again.
+    # Answers 429 and 503 without Retry-After.
     without_retry_after: int = 0
     slowest_seconds: float = 0.0
-    # Of the answers, in ms: how many took less than 2^n.
+    # How many answers took less than 2^n ms, by n.
     _milliseconds: Counter[int] = field(default_factory=Counter)
 
     def answered(self, answer: Answer) -> None:
@@ -73,7 +73,7 @@ class Requests:
         self.errors[error.kind] += 1
 
     def summary(self) -> dict[str, Any]:
-        """Return it as JSON takes it."""
+        """Return the results as JSON values."""
         return {
             "sent": self.sent,
             "succeeded": self.succeeded,
@@ -89,17 +89,17 @@ class Requests:
 
 @dataclass(slots=True)
 class _Record:
-    """A record on its way: its number, and when (monotonic) it was first sent."""
+    """An unfinished record: its number, and when (monotonic) it was first sent."""
 
     number: int
     since: float | None = None
 
 
 class Load:
-    """One run: what it has done so far can be read at any time."""
+    """One run; its counts can be read at any time."""
 
     def __init__(self, options: Options, run: Run) -> None:
-        """Begin the ledger's file. Raises OSError."""
+        """Create the ledger's file. Raises OSError."""
         self._options = options
         self._run = run
         self._writer = book.Writer(options.file, run)
@@ -114,15 +114,15 @@ class Load:
         self.gets = Requests()
         self.records = 0
         self.given_up = 0
-        # Id, instant, and when it was acknowledged: only what is on the disk.
+        # Id, instant and time of the acknowledgement, of the records whose lines are on the disk.
         self.acknowledged: list[tuple[str, str, float]] = []
-        # What must never be answered.
+        # Sentences about answers that must not occur.
         self.wrong: list[str] = []
         self._open = 0
         self._old = 0
 
     def stop(self) -> None:
-        """Send no new record, and end once what is under way is done."""
+        """Begin no new record, and end once the others are finished."""
         self._stop.set()
 
     async def run(self) -> None:
@@ -164,7 +164,7 @@ class Load:
             line.close()
 
     def summary(self) -> dict[str, Any]:
-        """Return what was done so far as JSON takes it."""
+        """Return the counts so far as JSON values."""
         return {
             "run": self._run.name,
             "seconds": round(time.monotonic() - self._started, 3),
@@ -177,7 +177,7 @@ class Load:
         }
 
     async def _pace(self, rate: float, offer: Callable[[], None]) -> None:
-        """Offer to send `rate` a second, repetitions included, until all is settled."""
+        """Call `offer` at `rate` per second until all records are settled."""
         begin, offered = time.monotonic(), 0
         while not self._settled.is_set():
             due = int((time.monotonic() - begin) * rate)
@@ -187,7 +187,7 @@ class Load:
             await asyncio.sleep(_TICK_SECONDS)
 
     def _offer(self) -> None:
-        # With every connection busy, what is due now is not made up for.
+        # When all connections are busy, the rate is not made up for later.
         if self._ready.qsize() >= self._options.connections:
             return
         if self._again:

@@ -1,4 +1,4 @@
-"""The command `timestamp-ledger`: records at a rate and keeps a ledger, or checks a ledger."""
+"""The command `timestamp-ledger`: records instants at a rate and keeps a ledger, or checks a ledger."""
 
 import argparse
 import asyncio
@@ -21,8 +21,8 @@ from timestamp_service.ledger.run import Run
 
 EXIT_WRONG = 1
 EXIT_USAGE = 2
-# Of what is wrong, as many are told in words.
-_TOLD = 1000
+# At most so many sentences about what is wrong are printed.
+_PRINTED_MAX = 1000
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command; returns 0 when all is well, 1 when something is wrong, 2 when it cannot be done."""
+    """Run a command; return 0 when nothing is wrong, 1 when something is, 2 when it cannot be done."""
     chosen = _parser().parse_args(arguments)
     try:
         return int(chosen.run(chosen))
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=10,
         metavar="SECONDS",
-        help="read what was acknowledged this long ago",
+        help="read records acknowledged this long ago",
     )
     load.add_argument(
         "--timeout", type=float, default=15, metavar="SECONDS", help="of a request (default: 15)"
@@ -69,18 +69,20 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=300,
         metavar="SECONDS",
-        help="try a record for so long (default: 300)",
+        help="stop retrying a record after this long (default: 300)",
     )
     load.add_argument(
-        "--drain", type=float, default=30, metavar="SECONDS", help="wait at the end for what is under way"
+        "--drain", type=float, default=30, metavar="SECONDS", help="wait at the end for unfinished records"
     )
     load.add_argument(
-        "--progress", type=float, metavar="SECONDS", help="print the counts as often, to stderr"
+        "--progress", type=float, metavar="SECONDS", help="print the counts to stderr this often"
     )
     load.add_argument(
-        "--strict", action="store_true", help="a request that failed, repeated or not, is wrong"
+        "--strict", action="store_true", help="count each failed request as wrong, also one that was repeated"
     )
-    check = commands.add_parser("check", help="is everything that a ledger holds there, once and equal?")
+    check = commands.add_parser(
+        "check", help="check that each record of a ledger is there, once and unchanged"
+    )
     check.set_defaults(run=_check)
     _connection_options(check, required=False)
     check.add_argument("--ledger", required=True, metavar="FILE", help="of a run; - is the standard input")
@@ -90,9 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         help="check the table, by the settings DB_URL, DB_USERNAME and DB_PASSWORD or DB_PASSWORD_FILE",
     )
     check.add_argument(
-        "--wait", type=float, default=30, metavar="SECONDS", help="for the consumer (default: 30)"
+        "--wait",
+        type=float,
+        default=30,
+        metavar="SECONDS",
+        help="wait this long for the consumer (default: 30)",
     )
-    check.add_argument("--sample", type=int, metavar="N", help="read only so many by their ids, not all")
+    check.add_argument("--sample", type=int, metavar="N", help="read only N records by their ids, not all")
     check.add_argument("--connections", type=int, default=8, help="default: 8")
     return parser
 
@@ -119,7 +125,7 @@ def _run(chosen: argparse.Namespace) -> int:
     try:
         load = uvloop.run(_load(options, chosen.progress))
     except ExceptionGroup as group:
-        # What one of the tasks failed with: the ledger that cannot be written.
+        # The error of one of the tasks: the ledger cannot be written.
         raise group.exceptions[0] from None
     summary = load.summary()
     _print(summary)
@@ -127,7 +133,7 @@ def _run(chosen: argparse.Namespace) -> int:
     wrong = list(load.wrong)
     if chosen.strict and failed:
         wrong.append(f"{failed} requests failed")
-    return _tell(wrong)
+    return _print_wrong(wrong)
 
 
 async def _load(options: Options, progress: float | None) -> Load:
@@ -153,21 +159,21 @@ def _check(chosen: argparse.Namespace) -> int:
     if chosen.database:
         verdict = check_table(settings.read_database(os.environ), held, chosen.wait)
     elif chosen.url is None:
-        raise ValueError("say --url, or --database")
+        raise ValueError("give --url or --database")
     else:
         server = Server.of(chosen.url, chosen.ca)
         verdict = uvloop.run(check_api(server, held, chosen.wait, chosen.sample, chosen.connections))
     _print(verdict.counts())
-    return _tell(verdict.wrong())
+    return _print_wrong(verdict.wrong())
 
 
 def _print(counts: dict[str, Any]) -> None:
     sys.stdout.write(f"{json.dumps(counts)}\n")
 
 
-def _tell(wrong: Sequence[str]) -> int:
-    for sentence in wrong[:_TOLD]:
+def _print_wrong(wrong: Sequence[str]) -> int:
+    for sentence in wrong[:_PRINTED_MAX]:
         sys.stderr.write(f"WRONG: {sentence}\n")
-    if len(wrong) > _TOLD:
-        sys.stderr.write(f"WRONG: and {len(wrong) - _TOLD} more\n")
+    if len(wrong) > _PRINTED_MAX:
+        sys.stderr.write(f"WRONG: and {len(wrong) - _PRINTED_MAX} more\n")
     return EXIT_WRONG if wrong else 0

@@ -1,16 +1,16 @@
-"""What one run of the ledger posts: for each number a key, an instant and the id that must be answered."""
+"""The records of one run of the ledger: for each number a key, an instant and the expected id."""
 
 import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-# By the contract, not by the code that is judged: a release that makes other ids is found out.
+# From the contract, not from the code under test: this reveals a release that makes other ids.
 _NAMESPACE = uuid.UUID("43da3b40-7b49-4535-bd1c-1ebf3dc1dbd7")
 
-# No whole number of microseconds, so that nanoseconds are tried as well.
+# Not a whole number of microseconds, so that nanoseconds are tested as well.
 STEP_NANOSECONDS = 1_000_003
-# Where a run begins is drawn from these years, which hold nothing else: two runs do not meet.
+# A run begins at a random second of these years, which hold nothing else, so that two runs do not overlap.
 _FIRST_SECOND = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp())
 _LAST_SECOND = int(datetime(8999, 1, 1, tzinfo=UTC).timestamp())
 WINDOW_SECONDS = 10 * 86_400
@@ -25,7 +25,7 @@ class Run:
 
     @classmethod
     def new(cls) -> "Run":
-        """Draw a run that meets no other."""
+        """Return a random run, which overlaps no other."""
         return cls(secrets.token_hex(8), _FIRST_SECOND + secrets.randbelow(_LAST_SECOND - _FIRST_SECOND))
 
     def key(self, number: int) -> str:
@@ -54,7 +54,7 @@ class Run:
         return number if rest == 0 and number >= 0 else None
 
     def window(self) -> tuple[str, str]:
-        """Return the instants from which (included) and to which (excluded) the run's records lie."""
+        """Return the first instant (included) and the last one (excluded) of the run's records."""
         return instant_at(self.second, 0), instant_at(self.second + WINDOW_SECONDS, 0)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from falcon import uri
 
 from timestamp_service import identifiers, instants
-from timestamp_service.database.records import Record
+from timestamp_service.database.records import COLUMNS, Record
 from timestamp_service.database.schema import TABLE
 from timestamp_service.web import problems
 
@@ -24,7 +24,7 @@ PARAMETERS = ("from", "to", "limit", "cursor")
 _TIMES = "(event_timestamp, event_nanoseconds)"
 _POSITION = "(event_timestamp, event_nanoseconds, id)"
 _TIMES_VALUE = "(%s::timestamptz, %s::smallint)"
-_SELECT = f"SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM {TABLE}"  # noqa: S608
+_SELECT = f"SELECT {COLUMNS} FROM {TABLE}"  # noqa: S608
 # By the columns: their bare names would be those of the texts that are selected.
 _ORDER = f"ORDER BY {TABLE}.event_timestamp, {TABLE}.event_nanoseconds, {TABLE}.id LIMIT %s"
 _LIMIT = re.compile(r"[0-9]{1,4}")

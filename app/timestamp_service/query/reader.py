@@ -11,7 +11,7 @@ from psycopg2 import errors
 from timestamp_service.database import connections
 from timestamp_service.database.connections import AsyncConnection, DeadlineError
 from timestamp_service.database.errors import reason
-from timestamp_service.database.records import Record
+from timestamp_service.database.records import COLUMNS, Record
 from timestamp_service.database.schema import TABLE
 from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log, RateLimitedLog
@@ -31,7 +31,7 @@ _STUCK_SECONDS = 15.0
 
 _PREPARE = f"""
 PREPARE lookup (uuid[]) AS
-SELECT id::text, event_timestamp::text, event_nanoseconds, created_at::text FROM {TABLE} WHERE id = ANY ($1)
+SELECT {COLUMNS} FROM {TABLE} WHERE id = ANY ($1)
 """  # noqa: S608 (the table's name is our own)
 _EXECUTE = "EXECUTE lookup (%s::uuid[])"
 

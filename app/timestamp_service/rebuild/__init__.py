@@ -1,1 +1,1 @@
-"""Rebuild: makes the table of records anew from the log, and proves it, while the service goes on."""
+"""Rebuild: creates the table of records again from the log, and proves it, while the service goes on."""

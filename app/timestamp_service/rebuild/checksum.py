@@ -1,9 +1,9 @@
-"""The checksum of a set of records, the same whatever their order, made of the log and of a table alike.
+"""The checksum of a set of records in any order, computed from the log and from a table alike.
 
 A record's byte form is its three values as the API answers them (id, event_timestamp, created_at: UUID and
 RFC 3339 in their canonical texts) in ASCII with a line feed between them. Its number is the first 8 bytes of
-the form's SHA-256, as a big-endian signed integer. The checksum is the sum of the numbers modulo 2^64: other
-than an exclusive or, a sum shows a record that is there twice too.
+the form's SHA-256, as a big-endian signed integer. The checksum is the sum of the numbers modulo 2^64: unlike
+an exclusive or, a sum also reveals a record that is there twice.
 """
 
 from hashlib import sha256
@@ -18,7 +18,7 @@ def number(identifier: str, event_timestamp: str, created_at: str) -> int:
 
 
 def text(total: int) -> str:
-    """Return the checksum whose numbers add up to `total`: 16 hexadecimal digits."""
+    """Return the checksum of records whose numbers have the sum `total`: 16 hexadecimal digits."""
     return f"{total % _MODULUS:016x}"
 
 
@@ -35,6 +35,6 @@ _FORM = (
 
 
 def query(table: str) -> str:
-    """Return the query of how many records `table` holds, and what their numbers add up to."""
+    """Return the query for how many records `table` holds, and for the sum of their numbers."""
     digest = f"encode(substring(sha256(convert_to({_FORM}, 'UTF8')) FOR 8), 'hex')"
     return f"SELECT count(*), coalesce(sum(('x' || {digest})::bit(64)::bigint), 0) FROM {table}"  # noqa: S608

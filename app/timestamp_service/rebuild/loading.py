@@ -1,26 +1,26 @@
-"""From the log into the new table; one chunk is written while the next one is read."""
+"""Loading the log into the new table: one chunk is written while the next one is read."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from timestamp_service.kafka.topic import Topic
-from timestamp_service.rebuild.letters import Place
+from timestamp_service.rebuild.dead_letter_index import Position
 from timestamp_service.rebuild.rows import Rows, from_messages
 from timestamp_service.rebuild.table import Table, Written
 
 
 @dataclass(slots=True)
 class Loaded:
-    """What of the log is in the new table."""
+    """How much of the log is in the new table."""
 
-    # The offset to go on from, of each partition.
+    # The next offset to load, by partition.
     next_offsets: dict[int, int]
     first: int = 0
     duplicates: int = 0
     total: int = 0
     # Why each message that can never be projected cannot.
-    bad: dict[Place, str] = field(default_factory=dict)
+    bad: dict[Position, str] = field(default_factory=dict)
 
     def add(self, rows: Rows, written: Written) -> None:
         """Count what was written of `rows`."""
@@ -36,12 +36,12 @@ def load(
     table: Table,
     loaded: Loaded,
     ends: dict[int, int],
-    told: Callable[[int], None],
+    on_progress: Callable[[int], None],
     stall_seconds: float,
 ) -> None:
-    """Go on from what is `loaded` up to `ends`; `told` hears of how many messages are written.
+    """Load the log from where `loaded` ends up to `ends`; `on_progress` gets the size of each chunk.
 
-    Whatever it raises (TopicError, StoppedError, psycopg2.Error), `loaded` stays true to the table.
+    Whatever it raises (TopicError, StoppedError, psycopg2.Error), `loaded` describes the table.
     """
     with ThreadPoolExecutor(1, "writer") as pool:
         writing: tuple[Rows, Future[Written]] | None = None
@@ -51,11 +51,11 @@ def load(
             if writing is not None:
                 (rows, future), writing = writing, None
                 loaded.add(rows, future.result())
-                told(rows.count)
+                on_progress(rows.count)
 
         try:
-            for taken in topic.read(dict(loaded.next_offsets), ends, stall_seconds):
-                rows = from_messages(taken)
+            for chunk in topic.read(dict(loaded.next_offsets), ends, stall_seconds):
+                rows = from_messages(chunk)
                 settle()
                 writing = rows, pool.submit(table.write, list(rows.rows.values()))
         finally:

@@ -9,9 +9,10 @@ import psycopg2
 
 from timestamp_service import settings
 from timestamp_service.database.errors import reason
-from timestamp_service.kafka.topic import StoppedError, TopicError
+from timestamp_service.kafka.topic import StoppedError, TopicError, open_topics
+from timestamp_service.rebuild.dead_letter_index import DeadLetterIndex
 from timestamp_service.rebuild.progress import Progress
-from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding, open_topics
+from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding
 from timestamp_service.rebuild.table import NEW, BusyError, Table
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import begin_job
@@ -20,7 +21,7 @@ SERVICE = "timestamp-rebuild"
 
 
 def main() -> None:
-    """Rebuild the table from the log. Exit 0 when it is in place, and when SIGTERM has cancelled it."""
+    """Rebuild the table from the log. Exit 0 when the new table is in use, and after SIGTERM."""
     config, log, stop, notifier = begin_job(SERVICE, settings.read_rebuild)
     sys.exit(_run(config, log, Progress(log, notifier), stop))
 
@@ -30,9 +31,11 @@ def _run(config: settings.Rebuild, log: Log, progress: Progress, stop: threading
     log.info("started", topic=config.topic, strict=config.strict)
     table: Table | None = None
     try:
-        with open_topics(config, log, stop.is_set) as (topic, letters):
+        names = config.topic, config.dead_letter_topic
+        with open_topics(config.kafka, names, config.group_id, log, stop.is_set) as (topic, dead_letters):
             table = Table(config.database)
-            rebuilding = Rebuilding(config, topic, letters, table, log, progress, stop.is_set)
+            index = DeadLetterIndex(dead_letters)
+            rebuilding = Rebuilding(config, topic, index, table, log, progress, stop.is_set)
             rebuilt = rebuilding.run()
             seconds = time.monotonic() - started
             log.info(
@@ -44,7 +47,7 @@ def _run(config: settings.Rebuild, log: Log, progress: Progress, stop: threading
             rebuilding.remove_old()
         return 0
     except StoppedError:
-        log.warning("cancelled", message="the old table is in its place")
+        log.warning("cancelled", message="the old table was not replaced")
         return 0
     except BusyError:
         log.error("rebuild_failed", message=f"another rebuild is going on: it holds the lock of {NEW}")

@@ -1,4 +1,4 @@
-"""The proof that the new table holds what the log does: counts and checksums of both, made independently."""
+"""The proof that the new table holds what the log does: independent counts and checksums of both."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,11 @@ from timestamp_service.rebuild import checksum
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Counts and sums of numbers over one range of the log, and over the whole new table."""
+    """Counts and checksums of one range of the log, and of the whole new table."""
 
     # By the offsets of the range.
     messages: int
-    # What became of the messages, as they were read: first occurrences of an id, others, dead letters.
+    # The messages as they were read: the first ones of their ids, the others, and those with a dead letter.
     first: int
     duplicates: int
     dead_letters: int
@@ -21,7 +21,7 @@ class Proof:
     table_total: int
 
     def failures(self) -> list[str]:
-        """Return what is not equal and must be."""
+        """Return a sentence for each pair that must be equal and is not."""
         failures = []
         parts = self.rows + self.duplicates + self.dead_letters
         if self.messages != parts:

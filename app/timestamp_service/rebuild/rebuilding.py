@@ -1,14 +1,13 @@
-"""A rebuild from its start to the swap, or to what keeps it from that."""
+"""A rebuild, from its start to the swap of the tables."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from timestamp_service.kafka import messages
 from timestamp_service.kafka.dead_letters import BadMessage, DeadLetters, NotDeliveredError
 from timestamp_service.kafka.topic import StalledError, StoppedError, Topic, TopicError
-from timestamp_service.rebuild.letters import Letters, Place
+from timestamp_service.rebuild.dead_letter_index import DeadLetterIndex, Position
 from timestamp_service.rebuild.loading import Loaded, load
 from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.proof import Proof
@@ -16,10 +15,10 @@ from timestamp_service.rebuild.table import LockedError, Swap, Table
 from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Rebuild
 
-# Kafka that gives nothing for so long is down; less patience while writers are held.
+# Kafka that delivers nothing for this long counts as down; while writers are held, we wait less.
 _STALL_SECONDS = 60.0
 _STALL_HELD_SECONDS = 10.0
-# So close behind the log's end, the swap is tried.
+# The swap is tried when the new table is this close to the end of the log.
 _NEAR_MESSAGES = 20_000
 _SWAP_SECONDS = 300.0
 _AGAIN_SECONDS = 1.0
@@ -27,12 +26,12 @@ _REMOVE_SECONDS = 60.0
 
 
 class RebuildError(Exception):
-    """The rebuild is given up, with the old table in its place; says why, and what mends it."""
+    """The rebuild has failed and the old table is still in use; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What was done: the proof, and for how many seconds the writers were held."""
+    """A finished rebuild: its proof, and for how many seconds the writers were held."""
 
     proof: Proof
     held_seconds: float
@@ -45,16 +44,16 @@ class Rebuilding:
         self,
         config: Rebuild,
         topic: Topic,
-        letters: Letters,
+        dead_letters: DeadLetterIndex,
         table: Table,
         log: Log,
         progress: Progress,
         stopped: Callable[[], bool],
     ) -> None:
-        """Read `topic` into `table`, which is new and empty."""
+        """Load `topic` into `table`, which is new and empty."""
         self._config = config
         self._topic = topic
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._table = table
         self._log = log
         self._progress = progress
@@ -63,9 +62,9 @@ class Rebuilding:
         self._loaded = Loaded(dict(self._begins))
 
     def run(self) -> Rebuilt:
-        """Load the log, prove the new table, and put it in the place of the old one."""
+        """Load the log, prove the new table, and swap it with the old one."""
         self._catch_up()
-        self._heed_letters()
+        self._require_dead_letters()
         deadline = time.monotonic() + _SWAP_SECONDS
         while True:
             try:
@@ -79,7 +78,7 @@ class Rebuilding:
                     ) from None
             self._pause()
             self._catch_up()
-            self._heed_letters()
+            self._require_dead_letters()
 
     def remove_old(self) -> None:
         """Remove the replaced table, once nobody reads it."""
@@ -92,7 +91,7 @@ class Rebuilding:
                 return
 
     def _catch_up(self) -> None:
-        """Load the log up to its end, which goes on moving, until that is near."""
+        """Load the log until its end, which keeps moving, is near."""
         while True:
             ends = self._ends()
             done, total = _distance(self._begins, self._loaded.next_offsets), _distance(self._begins, ends)
@@ -105,10 +104,10 @@ class Rebuilding:
         self._progress.state("proving and swapping")
         with self._table.writers_held() as swap:
             held_at = time.monotonic()
-            # Whatever a writer has written by now stands before these ends.
+            # All that the writers have written by now is before these ends.
             ends = self._ends()
             load(self._topic, self._table, self._loaded, ends, lambda _count: None, _STALL_HELD_SECONDS)
-            missing = self._without_letter()
+            missing = self._without_dead_letter()
             if missing:
                 raise LockedError(f"{_named(missing)} has no dead letter yet")
             proof = self._prove(swap, ends)
@@ -143,10 +142,10 @@ class Rebuilding:
                 )
         return proof
 
-    def _heed_letters(self) -> None:
-        """See that each bad message has its dead letter, as the consumer writes it."""
-        deadline = time.monotonic() + self._config.letters_seconds
-        while missing := self._without_letter():
+    def _require_dead_letters(self) -> None:
+        """Wait until the consumer has dead-lettered each bad message; unless strict, do it ourselves."""
+        deadline = time.monotonic() + self._config.dead_letters_seconds
+        while missing := self._without_dead_letter():
             if not self._config.strict:
                 self._send(missing)
                 continue
@@ -160,17 +159,17 @@ class Rebuilding:
             self._progress.state("waiting for dead letters")
             self._pause()
 
-    def _without_letter(self) -> list[Place]:
-        """Return the places of bad messages without a dead letter, read anew if there are bad ones."""
+    def _without_dead_letter(self) -> list[Position]:
+        """Return the positions of the bad messages that have no dead letter yet."""
         if not self._loaded.bad:
             return []
-        return sorted(self._loaded.bad.keys() - self._letters.read())
+        return sorted(self._loaded.bad.keys() - self._dead_letters.read())
 
-    def _send(self, places: list[Place]) -> None:
-        letters = DeadLetters(self._config.kafka, self._config.dead_letter_topic, self._log)
-        for partition, offset in places:
-            for taken in self._topic.read({partition: offset}, {partition: offset + 1}):
-                message = taken[0]
+    def _send(self, positions: list[Position]) -> None:
+        producer = DeadLetters(self._config.kafka, self._config.dead_letter_topic, self._log)
+        for partition, offset in positions:
+            for chunk in self._topic.read({partition: offset}, {partition: offset + 1}):
+                message = chunk[0]
                 bad = BadMessage(
                     message.key(),
                     message.value(),
@@ -180,11 +179,13 @@ class Rebuilding:
                     offset,
                 )
                 try:
-                    letters.send([bad])
+                    producer.send([bad])
                 except NotDeliveredError as error:
-                    raise RebuildError(f"a dead letter was not taken: {error}. Start it again.") from None
+                    raise RebuildError(
+                        f"a dead letter was not delivered: {error}. Start the rebuild again."
+                    ) from None
                 self._log.error("dead_letter", error=bad.error, partition=partition, offset=offset)
-        letters.close()
+        producer.close()
 
     def _ends(self) -> dict[int, int]:
         return {partition: end for partition, (_, end) in self._topic.spans().items()}
@@ -197,19 +198,8 @@ class Rebuilding:
             time.sleep(0.1)
 
 
-@contextmanager
-def open_topics(config: Rebuild, log: Log, stopped: Callable[[], bool]) -> Iterator[tuple[Topic, Letters]]:
-    """Give the log and its dead letters; close their connections at the end."""
-    with ExitStack() as stack:
-        topics = []
-        for name in (config.topic, config.dead_letter_topic):
-            topics.append(Topic(config.kafka, name, config.group_id, log, stopped))
-            stack.callback(topics[-1].close)
-        yield topics[0], Letters(topics[1])
-
-
 def _whole(topic: Topic) -> dict[int, int]:
-    """Return where each partition begins: at its first offset of all."""
+    """Return the first offset of each partition, which must be 0. Raises TopicError."""
     begins = {partition: begin for partition, (begin, _) in topic.spans().items()}
     cut = {partition: begin for partition, begin in begins.items() if begin > 0}
     if cut:
@@ -225,7 +215,7 @@ def _distance(begins: dict[int, int], ends: dict[int, int]) -> int:
     return sum(ends[partition] - begin for partition, begin in begins.items())
 
 
-def _named(places: list[Place]) -> str:
-    partition, offset = places[0]
-    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+def _named(positions: list[Position]) -> str:
+    partition, offset = positions[0]
+    more = f" (and {len(positions) - 1} more)" if len(positions) > 1 else ""
     return f"the message at partition {partition}, offset {offset}{more}"

@@ -1,4 +1,4 @@
-"""The new table: made beside the old one, filled, proved, and put in its place."""
+"""The new table: created beside the old one, filled, proved, and swapped with it."""
 
 import io
 import threading
@@ -11,45 +11,41 @@ import psycopg2
 from psycopg2 import errors, extensions
 
 from timestamp_service.database import connections, schema
+from timestamp_service.database.rows import arrays, copy_statement, copy_text, insert_statement
 from timestamp_service.database.schema import OWNER, TABLE
 from timestamp_service.rebuild import checksum
-from timestamp_service.rebuild.rows import Row
+from timestamp_service.rebuild.rows import NumberedRow
 from timestamp_service.settings import Database
 
 NEW = f"{TABLE}_rebuild"
 OLD = f"{TABLE}_replaced"
 APPLICATION = "timestamp-rebuild"
 
-# Any number, the same in all releases: who holds it rebuilds.
+# The key of the advisory lock of a rebuild: any number, the same in all releases.
 _REBUILD_LOCK = 7_358_214_902
 
-# The server may notice only after 10 s that a process was killed which had the lock.
+# The server may notice only after 10 s that the process with the lock was killed.
 _BUSY_SECONDS = 12.0
 
-# A frozen server is left after this long; a proof reads whole tables.
+# A server that does not answer in this time counts as frozen; a proof reads whole tables.
 _STATEMENT_SECONDS = 60.0
 _PROOF_SECONDS = 3600.0
 
-# Waiting for the writers to finish. Above deadlock_timeout (1 s), after which an autovacuum gives way.
+# How long to wait for the writers: longer than deadlock_timeout (1 s), after which autovacuum is cancelled.
 _WRITERS_SECONDS = 5
-# Waiting for readers, behind which other readers wait: a GET must not be late for that.
+# How long to wait for readers at a time: new readers wait meanwhile, and no GET must time out.
 _READERS_MS = 500
 _READERS_PAUSE_SECONDS = 0.5
-# How long the readers may keep us from swapping, while the writers wait.
+# How long to retry that, while the writers wait.
 _READERS_DEADLINE_SECONDS = 20.0
 
-_COLUMNS = "(id, event_timestamp, event_nanoseconds, created_at)"
-_COPY = f"COPY {NEW} {_COLUMNS} FROM STDIN"
-_INSERT = f"""
-INSERT INTO {NEW} {_COLUMNS}
-SELECT * FROM unnest(%s::uuid[], %s::timestamptz[], %s::smallint[], %s::timestamptz[])
-ON CONFLICT (id) DO NOTHING RETURNING id::text
-"""  # noqa: S608 (the table's name is our own)
+_COPY = copy_statement(NEW)
+_INSERT = insert_statement(NEW, returning=True)
 _UNKNOWN = f"""
 SELECT id::text FROM {TABLE} AS old WHERE NOT EXISTS (SELECT FROM {NEW} AS new WHERE new.id = old.id) LIMIT 10
 """  # noqa: S608
 _MAKE = f"BEGIN; SET LOCAL ROLE {OWNER}; {schema.definition(NEW)}"
-# The names of what belongs to a table begin with its own.
+# The constraints and indexes of a table, whose names begin with that of the table.
 _NAMES = """
 SELECT 'CONSTRAINT', conname FROM pg_constraint WHERE conrelid = %(table)s::regclass
 UNION ALL
@@ -59,65 +55,65 @@ WHERE indrelid = %(table)s::regclass AND NOT EXISTS (SELECT FROM pg_constraint W
 
 
 class BusyError(Exception):
-    """Another rebuild is going on."""
+    """Another rebuild is running."""
 
 
 class LockedError(Exception):
-    """Writers or readers of the old table did not let go of it in time; it may be tried again."""
+    """Writers or readers did not release the old table in time; the swap may be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How many rows were not there before, and what their numbers add up to."""
+    """How many rows were new, and the sum of their numbers."""
 
     rows: int
     total: int
 
 
 class Table:
-    """The new table, by one connection that is used by one thread at a time."""
+    """The new table, on one connection that is used by one thread at a time."""
 
     def __init__(self, database: Database) -> None:
-        """Make an empty new table; remove what an earlier rebuild left. Raises psycopg2.Error, BusyError."""
+        """Create the new table; remove what an earlier rebuild left. Raises psycopg2.Error, BusyError."""
         self._dsn = connections.dsn(database, APPLICATION)
         self._connection = connections.connect(self._dsn)
         try:
-            self._be_the_only_one()
-            with self._asking() as cursor:
-                # Whatever a crash takes of it is made again; the swap commits it all to the disk.
+            self._take_lock()
+            with self._cursor() as cursor:
+                # After a crash the rebuild starts again; the commit of the swap writes all to the disk.
                 cursor.execute("SET synchronous_commit = off")
-            with self._asking():
-                schema.make_when_absent(self._connection)
+            with self._cursor():
+                schema.create_if_absent(self._connection)
             self._remove(OLD)
             self._remove(NEW)
-            with self._asking() as cursor:
-                # Nothing in it is ever vacuumed before it is in place, and no vacuum shall hold up the swap.
+            with self._cursor() as cursor:
+                # There is nothing to vacuum before the swap, and no vacuum must delay the swap.
                 cursor.execute(f"{_MAKE}; ALTER TABLE {NEW} SET (autovacuum_enabled = false); COMMIT")
         except BaseException:
             self._connection.close()
             raise
 
-    def write(self, rows: Sequence[Row]) -> Written:
+    def write(self, rows: Sequence[NumberedRow]) -> Written:
         """Write the rows whose ids are not there yet. Raises psycopg2.Error."""
         if not rows:
             return Written(0, 0)
-        with self._asking() as cursor:
+        with self._cursor() as cursor:
             try:
-                cursor.copy_expert(_COPY, _copy_text(rows), size=1 << 20)
+                cursor.copy_expert(_COPY, io.BytesIO(copy_text(rows)), size=1 << 20)
             except errors.UniqueViolation:
                 pass
             else:
                 return Written(len(rows), sum(row.number for row in rows))
-            cursor.execute(_INSERT, _arrays(rows))
+            cursor.execute(_INSERT, arrays(rows))
             numbers = {row.identifier: row.number for row in rows}
             written = [numbers[identifier] for (identifier,) in cursor.fetchall()]
             return Written(len(written), sum(written))
 
     @contextmanager
     def writers_held(self) -> Iterator["Swap"]:
-        """Hold the writers of the old table, while readers go on; give what may be done then.
+        """Block the writers of the old table, not its readers; yield the swap, which is possible meanwhile.
 
-        Raises LockedError when the writers do not let go, and psycopg2.Error.
+        Raises LockedError when the writers do not release the table, and psycopg2.Error.
         """
         gate = connections.connect(self._dsn)
         try:
@@ -132,29 +128,29 @@ class Table:
                     raise LockedError(f"a writer has held {TABLE} for {_WRITERS_SECONDS} s") from None
             yield Swap(gate)
         finally:
-            # What is not committed is rolled back with it.
+            # This rolls back what is not committed.
             gate.close()
 
     def remove_old(self) -> bool:
-        """Remove the table that was replaced; tell whether nobody was still reading it."""
+        """Remove the replaced table; return False if somebody is still reading it."""
         try:
             self._remove(OLD)
-            with self._asking() as cursor:
+            with self._cursor() as cursor:
                 cursor.execute(f"BEGIN; SET LOCAL ROLE {OWNER}; ANALYZE {TABLE}; COMMIT")
         except errors.LockNotAvailable:
             return False
         return True
 
     def close(self) -> None:
-        """Remove the new table where it was not put in place, and close the connection."""
+        """Remove the new table if it was not swapped, and close the connection."""
         with suppress(psycopg2.Error):
             if not self._connection.closed:
                 self._remove(NEW)
         self._connection.close()
 
-    def _be_the_only_one(self) -> None:
+    def _take_lock(self) -> None:
         deadline = time.monotonic() + _BUSY_SECONDS
-        with self._asking() as cursor:
+        with self._cursor() as cursor:
             while True:
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", (_REBUILD_LOCK,))
                 row = cursor.fetchone()
@@ -165,12 +161,12 @@ class Table:
                 time.sleep(_BUSY_SECONDS / 20)
 
     @contextmanager
-    def _asking(self) -> Iterator[extensions.cursor]:
+    def _cursor(self) -> Iterator[extensions.cursor]:
         with _bounded(self._connection, _STATEMENT_SECONDS), self._connection.cursor() as cursor:
             yield cursor
 
     def _remove(self, table: str) -> None:
-        with self._asking() as cursor:
+        with self._cursor() as cursor:
             try:
                 cursor.execute(
                     f"BEGIN; SET LOCAL ROLE {OWNER}; SET LOCAL lock_timeout = '{_WRITERS_SECONDS}s';"
@@ -183,14 +179,14 @@ class Table:
 
 
 class Swap:
-    """What may be done while no writer of the old table goes on."""
+    """The swap of the tables, while the writers are blocked."""
 
     def __init__(self, gate: extensions.connection) -> None:
-        """Use `gate`, whose transaction holds the lock, as the owner."""
+        """Use `gate`, whose transaction holds the lock and has the owner's rights."""
         self._gate = gate
 
     def measure(self) -> Written:
-        """Read the whole new table: its rows, and what their numbers add up to."""
+        """Read the whole new table: the number of its rows, and the sum of their numbers."""
         with _bounded(self._gate, _PROOF_SECONDS), self._gate.cursor() as cursor:
             cursor.execute(checksum.query(NEW))
             row = cursor.fetchone()
@@ -199,15 +195,15 @@ class Swap:
         return Written(int(row[0]), int(row[1]))
 
     def unknown(self) -> list[str]:
-        """Return ids (at most ten) that the old table has and the new one has not."""
+        """Return ids (at most ten) that are in the old table only."""
         with _bounded(self._gate, _PROOF_SECONDS), self._gate.cursor() as cursor:
             cursor.execute(_UNKNOWN)
             return [identifier for (identifier,) in cursor.fetchall()]
 
     def exchange(self, stopped: Callable[[], bool]) -> None:
-        """Put the new table in the place of the old one, and let the writers go on with it.
+        """Swap the tables; the writers then continue with the new one.
 
-        Raises LockedError when readers do not let go, or `stopped` says so.
+        Raises LockedError when the readers do not release the old table in time or before `stopped`.
         """
         deadline = time.monotonic() + _READERS_DEADLINE_SECONDS
         with _bounded(self._gate, _READERS_DEADLINE_SECONDS * 2), self._gate.cursor() as cursor:
@@ -225,23 +221,23 @@ class Swap:
                     time.sleep(_READERS_PAUSE_SECONDS)
             for table, name in ((TABLE, OLD), (NEW, TABLE)):
                 cursor.execute(_NAMES, {"table": table})
-                for kind, found in cursor.fetchall():
-                    cursor.execute(_rename(kind, table, found, name))
+                for kind, part in cursor.fetchall():
+                    cursor.execute(_rename(kind, table, part, name))
                 cursor.execute(f"ALTER TABLE {table} RENAME TO {name}")
             cursor.execute(f"ALTER TABLE {TABLE} RESET (autovacuum_enabled)")
             cursor.execute("COMMIT")
 
 
-def _rename(kind: str, table: str, found: str, name: str) -> str:
-    renamed = name + found.removeprefix(table)
+def _rename(kind: str, table: str, part: str, name: str) -> str:
+    renamed = name + part.removeprefix(table)
     if kind == "INDEX":
-        return f'ALTER INDEX "{found}" RENAME TO "{renamed}"'
-    return f'ALTER TABLE {table} RENAME CONSTRAINT "{found}" TO "{renamed}"'
+        return f'ALTER INDEX "{part}" RENAME TO "{renamed}"'
+    return f'ALTER TABLE {table} RENAME CONSTRAINT "{part}" TO "{renamed}"'
 
 
 @contextmanager
 def _bounded(connection: extensions.connection, seconds: float) -> Iterator[None]:
-    """End the wait for a server that does not answer within `seconds`: psycopg2.OperationalError."""
+    """Limit the wait for an answer to `seconds`; after that psycopg2.OperationalError is raised."""
     timer = threading.Timer(seconds, connections.sever, (connection,))
     timer.daemon = True
     timer.start()
@@ -249,18 +245,3 @@ def _bounded(connection: extensions.connection, seconds: float) -> Iterator[None
         yield
     finally:
         timer.cancel()
-
-
-def _copy_text(rows: Sequence[Row]) -> io.BytesIO:
-    lines = [f"{row[0]}\t{row[1]}\t{row[2]}\t{row[3]}\n" for row in rows]
-    return io.BytesIO("".join(lines).encode("ascii"))
-
-
-def _arrays(rows: Sequence[Row]) -> tuple[str, str, str, str]:
-    """Return the columns as PostgreSQL's array texts: none of the values needs quoting."""
-    return (
-        f"{{{','.join([row.identifier for row in rows])}}}",
-        f"{{{','.join([row.event_timestamp for row in rows])}}}",
-        f"{{{','.join([str(row.event_nanoseconds) for row in rows])}}}",
-        f"{{{','.join([row.created_at for row in rows])}}}",
-    )

@@ -1,4 +1,4 @@
-"""Rows of HTTP: recording and reading, next to the bare application in the same round."""
+"""The rows of the APIs: recording and reading, compared with the bare application in the same round."""
 
 import json
 import random
@@ -15,9 +15,9 @@ from bench.report import Sample
 
 BULK = 1000
 _SEEDS = 5000
-# Fewer, and the ruler's JVM does not get warm.
+# With fewer records the ruler's JVM does not get warm.
 _RULER_RECORDS = 1_000_000
-# Until then the broker's JVM still translates what is run often: it takes three times as long for a request.
+# Before that the broker's JVM still compiles its code, and needs three times as long for a request.
 _WARM_SECONDS = 12.0
 
 
@@ -34,7 +34,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Loads:
-    """What is sent: posts, reads (of one target's own records), and posts of a thousand."""
+    """The loads: posts, reads (by target, of its own records), and bulks."""
 
     posts: wrk.Load
     bulk: wrk.Load
@@ -42,7 +42,7 @@ class Loads:
 
 
 def make_loads(folder: Path, targets: list[Target], seeds: int = _SEEDS) -> Loads:
-    """Write the files for wrk. The records that are read are posted here, and there once this returns."""
+    """Write the files for wrk. The records to read are posted here, and can be read once this returns."""
     chance = random.Random(1)  # noqa: S311 (nothing secret)
     instants = [_instant(chance) for _ in range(1000)]
     posts = folder / "posts"
@@ -125,7 +125,7 @@ def _can_bulk(target: Target, loads: Loads) -> bool:
 
 
 def watched(target: Target, measure: Callable[[], wrk.Answered]) -> tuple[wrk.Answered, dict[str, float]]:
-    """Return what `measure` does, and the CPU µs a request of each process of the target."""
+    """Return the result of `measure`, and the CPU µs per request of each process of the target."""
     before = {name: usage.cpu_seconds(pid) for name, pid in target.processes.items()}
     answered = measure()
     used = {name: usage.cpu_seconds(pid) - before[name] for name, pid in target.processes.items()}
@@ -141,7 +141,7 @@ def sample(
     ruler: float | None = None,
     cpu: Mapping[str, float] | None = None,
 ) -> Sample:
-    """Return a row's sample of what was answered; `value` and `ruler` are in `unit`."""
+    """Return the sample of a row; `value` and `ruler` are in `unit`."""
     return Sample(row, unit, value, ruler, answered.p50, answered.p99, cpu or {}, answered.failed)
 
 
