@@ -66,9 +66,9 @@ def write_secrets(folder: Path) -> None:
     """Write passwords and files in the place of keys, as the templates read them."""
     certificates = folder / "secrets/certificates"
     certificates.mkdir(parents=True)
-    names = yaml.safe_load((PROJECT / "roles/secrets/defaults/main.yml").read_text())["secrets_names"]
-    for name in names:
-        (folder / "secrets" / name).write_text(SECRET)
+    contract = yaml.safe_load((PROJECT / "roles/contract/vars/main.yml").read_text())
+    for path in contract["contract_password_files"].values():
+        (folder / "secrets" / Path(path).name).write_text(SECRET)
     for host in ADDRESSES:
         for service in CERTIFICATE_SERVICES:
             for ending in ("crt", "key"):
