@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONTRACT = yaml.safe_load((PROJECT / "roles/contract/vars/main.yml").read_text())
 # On the web nodes, by the port of loopback on which each says if it is ready.
 PROCESSES: Mapping[int, str] = {
-    7080: "timestamp-command.service",
-    7081: "timestamp-consumer.service",
-    7082: "timestamp-query.service",
+    port: f"timestamp-{name}.service" for name, port in CONTRACT["contract_ports"].items()
 }
 # What is shown as well where it is loaded: a second instance, for example.
 PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service")

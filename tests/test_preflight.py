@@ -149,7 +149,8 @@ def test_settings_are_checked_before_anything_is_changed(
     if role == "kafka":
         # The role that it depends on would build its archive first.
         task = {"ansible.builtin.include_tasks": str(folder / "tasks/preflight.yml")}
-        files = [str(folder / "defaults/main.yml"), str(folder / "vars/main.yml")]
+        contract = PROJECT / "roles/contract/vars/main.yml"
+        files = [str(contract), str(folder / "defaults/main.yml"), str(folder / "vars/main.yml")]
     book = tmp_path / "play.yml"
     book.write_text(
         yaml.safe_dump(

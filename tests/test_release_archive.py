@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import load_module
 
-release_archive = load_module("timestamp_release", "release_archive")
+release_archive = load_module("timestamp", "release_archive")
 
 
 @pytest.fixture

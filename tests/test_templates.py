@@ -13,7 +13,7 @@ import rendered
 from rendered import ADDRESSES, KAFKA, PROJECT, SECRET, WEB
 
 Texts = dict[str, dict[str, str]]
-UNITS = ("timestamp_command", "timestamp_consumer", "timestamp_query")
+UNITS = ("timestamp-command", "timestamp-consumer", "timestamp-query")
 
 
 @pytest.fixture(scope="session")
@@ -99,21 +99,23 @@ def test_firewall_opens_what_the_groups_of_a_node_offer(texts: Texts) -> None:
 
 def test_processes_know_all_brokers_and_speak_to_their_peers_alone(texts: Texts) -> None:
     brokers = ",".join(f"{address}:9092" for address in addresses(KAFKA))
-    for unit in ("timestamp_command", "timestamp_consumer"):
-        assert f"KAFKA_BROKER={brokers}\n" in texts[WEB[0]][f"{unit}/environment.j2"]
+    for unit in ("timestamp-command", "timestamp-consumer"):
+        assert f"KAFKA_BROKER={brokers}\n" in texts[WEB[0]][f"{unit}/process.env.j2"]
     for unit, peers in (
-        ("timestamp_command", KAFKA),
-        ("timestamp_consumer", KAFKA),
-        ("timestamp_query", KAFKA[:1]),
+        ("timestamp-command", KAFKA),
+        ("timestamp-consumer", KAFKA),
+        ("timestamp-query", KAFKA[:1]),
     ):
-        allowed = re.search(r"^IPAddressAllow=(.*)$", texts[WEB[0]][f"{unit}/unit.service.j2"], re.MULTILINE)
+        allowed = re.search(
+            r"^IPAddressAllow=(.*)$", texts[WEB[0]][f"{unit}/process.service.j2"], re.MULTILINE
+        )
         assert allowed
         assert allowed[1].split() == ["localhost", *addresses(peers)]
 
 
 def test_consumers_of_two_nodes_are_two_members(texts: Texts) -> None:
     members = {
-        re.findall(r"^KAFKA_GROUP_INSTANCE_ID=(.*)$", texts[host]["timestamp_consumer/environment.j2"], re.M)[
+        re.findall(r"^KAFKA_GROUP_INSTANCE_ID=(.*)$", texts[host]["timestamp-consumer/process.env.j2"], re.M)[
             0
         ]
         for host in WEB
@@ -123,26 +125,27 @@ def test_consumers_of_two_nodes_are_two_members(texts: Texts) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_release_beside_the_other_shares_nothing_with_it(texts: Texts, unit: str) -> None:
-    one, beside = (texts[WEB[0]][f"{unit}{suffix}/unit.service.j2"] for suffix in ("", "-next"))
+    one, beside = (texts[WEB[0]][f"{unit}{suffix}/process.service.j2"] for suffix in ("", "-next"))
     own = r"^(?:Requires|ExecStart|EnvironmentFile|LoadCredential|User|RuntimeDirectory)=(.*)$"
     assert set(re.findall(own, one, re.M)).isdisjoint(re.findall(own, beside, re.M))
     assert "/opt/timestamp-service/releases/1-abc/venv/bin/" in beside
     listens = r"^(?:ListenStream|Symlinks)=(.*)$"
     sockets = [
-        re.findall(listens, texts[WEB[0]][f"{unit}{suffix}/unit.socket.j2"], re.M) for suffix in ("", "-next")
+        re.findall(listens, texts[WEB[0]][f"{unit}{suffix}/process.socket.j2"], re.M)
+        for suffix in ("", "-next")
     ]
     assert set(sockets[0]).isdisjoint(sockets[1])
 
 
 def test_a_consumer_beside_the_other_is_a_member_without_a_name(texts: Texts) -> None:
-    assert "KAFKA_GROUP_INSTANCE_ID=\n" in texts[WEB[0]]["timestamp_consumer-next/environment.j2"]
+    assert "KAFKA_GROUP_INSTANCE_ID=\n" in texts[WEB[0]]["timestamp-consumer-next/process.env.j2"]
 
 
 @pytest.mark.parametrize("unit", [*UNITS, *(f"{unit}-next" for unit in UNITS)])
 def test_systemd_reads_the_units(texts: Texts, tmp_path: Path, unit: str) -> None:
-    name = unit.replace("_", "-")
+    name = unit
     for ending in ("service", "socket"):
-        text = texts[WEB[0]][f"{unit}/unit.{ending}.j2"]
+        text = texts[WEB[0]][f"{unit}/process.{ending}.j2"]
         # The programs are on the node alone.
         (tmp_path / f"{name}.{ending}").write_text(
             re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", text, flags=re.M)

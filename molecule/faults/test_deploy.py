@@ -202,14 +202,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_release_is_not_taken(
+def test_a_broken_release_is_not_deployed(
     nodes: Nodes, before: str, tmp_path: Path, rate: float, how: str
 ) -> None:
     source = changed(tmp_path / "app", "4", BROKEN[how])
     with no_failed_request(nodes, tmp_path / "ledger", rate):
         refused = nodes.try_play(DEPLOY, source, f"--extra-vars=timestamp_unit_ready_seconds={READY_SECONDS}")
         assert refused.returncode != 0
-        why = refused.stdout.partition(f"was not taken; {before} goes on")[2]
+        why = refused.stdout.partition(f"was not deployed; {before} still runs")[2]
         assert "the end of its journal" in why
         assert "broken on purpose" in why
         check_runs(nodes, before)
