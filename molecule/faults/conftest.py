@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from inventory import PROJECT, Service, read_service
 from nodes import Nodes
+
+from cli.inventory import PROJECT, Service, read_service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/faults/inventory"))
 

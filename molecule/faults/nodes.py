@@ -17,8 +17,9 @@ from typing import Any
 import disturbed
 import node_programs
 from disturbed import ask, failures, run, until
-from inventory import Host, Service, default_of
-from units import ACCESS_LOG, postgresql_unit
+
+from cli.inventory import Host, Service, default_of
+from cli.units import ACCESS_LOG, postgresql_unit
 
 KAFKA = "kafka.service"
 POSTGRESQL = postgresql_unit(default_of("postgresql", "postgresql_version"))

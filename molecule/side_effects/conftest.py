@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
-from inventory import Service, read_service
 
-PROJECT = Path(__file__).resolve().parents[2]
+from cli.inventory import PROJECT, Service, read_service
 
 
 @pytest.fixture(scope="session")

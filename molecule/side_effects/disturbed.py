@@ -8,9 +8,9 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-import diagnose
-from diagnose import Check
-from inventory import PROJECT, Host, Service, environment, tool
+from cli.checks import Check
+from cli.diagnose import diagnose
+from cli.inventory import PROJECT, Host, Service, environment, tool
 
 BOOT_SECONDS = 90.0
 
@@ -30,7 +30,7 @@ def run(node: Host, command: str) -> None:
 
 def failures(service: Service) -> list[Check]:
     """Return the checks of `make diagnose` that fail."""
-    return [check for check in diagnose.diagnose(service) if not check.passed]
+    return [check for check in diagnose(service) if not check.passed]
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

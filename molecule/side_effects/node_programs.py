@@ -7,7 +7,7 @@ import io
 import shlex
 import tarfile
 
-from inventory import PROJECT
+from cli.inventory import PROJECT
 
 PROGRAMS = PROJECT / "molecule/programs"
 PYTHON = "/opt/timestamp-service/current/venv/bin/python"

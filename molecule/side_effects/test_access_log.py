@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 from disturbed import ask, run
-from inventory import Service
-from units import ACCESS_LOG
+
+from cli.inventory import Service
+from cli.units import ACCESS_LOG
 
 REQUESTS = 50
 

@@ -1,6 +1,6 @@
-"""`make diagnose` finds what is broken and says what mends it: things are broken for real, one by one.
+"""`make diagnose` reports what is broken and how to fix it: real nodes are broken in one way after the other.
 
-Each thing is mended again, and everything must be well before the next one.
+Each is repaired again, and the nodes must be healthy before the next one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from diagnose import Check
 from disturbed import ask, failures, run, until
-from inventory import Service
 
-WELL_SECONDS = 60.0
+from cli.checks import Check
+from cli.inventory import Service
+
+HEALTHY_SECONDS = 60.0
 DROP_INPUT = (
     "nft 'add table inet breakage;"
     " add chain inet breakage input { type filter hook input priority -10; };"
@@ -32,15 +33,15 @@ sleep 2"""
 
 @dataclass(frozen=True)
 class Breakage:
-    """What is done to a node, what undoes it, and the check that must fail, with what its mend must hold."""
+    """How to break a node, how to undo it, and the check that must fail: parts of its result and its fix."""
 
     name: str
     group: str
     do: str
     undo: str
     check: str
-    found: str
-    mend: str
+    result: str
+    fix: str
     slow: bool = False
 
 
@@ -187,48 +188,48 @@ def broken(service: Service, breakage: Breakage) -> Iterator[None]:
         run(node, PSQL + breakage.do)
         yield
     finally:
-        assert until(lambda: ask(node, "true").returncode == 0, 30), f"{node.name} does not answer any more"
+        assert until(lambda: ask(node, "true").returncode == 0, 30), f"{node.name} no longer answers"
         run(node, PSQL + breakage.undo)
 
 
 @pytest.fixture(autouse=True)
-def well_before_and_after(service: Service) -> Iterator[None]:
+def healthy_before_and_after(service: Service) -> Iterator[None]:
     yield
     left: list[Check] = []
 
-    def is_well() -> bool:
+    def is_healthy() -> bool:
         left[:] = failures(service)
         return not left
 
-    if not until(is_well, WELL_SECONDS):
-        # Whatever comes next would only find the same.
-        pytest.exit(f"The nodes are not well again after {WELL_SECONDS:g} s: {left}", 1)
+    if not until(is_healthy, HEALTHY_SECONDS):
+        # Every test after this one would fail for the same reason.
+        pytest.exit(f"The nodes are not healthy again after {HEALTHY_SECONDS:g} s: {left}", 1)
 
 
-def test_all_is_well_at_first(service: Service) -> None:
+def test_all_is_healthy_at_first(service: Service) -> None:
     # Tests before this one may just have started units again.
-    assert until(lambda: not failures(service), WELL_SECONDS), failures(service)
+    assert until(lambda: not failures(service), HEALTHY_SECONDS), failures(service)
 
 
 @pytest.mark.parametrize(
     "breakage",
     [pytest.param(one, id=one.name, marks=[pytest.mark.slow] if one.slow else []) for one in BREAKAGES],
 )
-def test_breakage_is_found_and_its_mend_named(service: Service, breakage: Breakage) -> None:
+def test_breakage_is_reported_with_its_fix(service: Service, breakage: Breakage) -> None:
     with broken(service, breakage):
         seen = failures(service)
-    found = [check for check in seen if check.what.startswith(breakage.check)]
-    assert found, seen
-    assert breakage.found in found[0].found, found
-    assert breakage.mend in found[0].mend, found
+    failed = [check for check in seen if check.what.startswith(breakage.check)]
+    assert failed, seen
+    assert breakage.result in failed[0].result, failed
+    assert breakage.fix in failed[0].fix, failed
 
 
-def test_missing_ca_is_found(service: Service) -> None:
+def test_missing_ca_is_reported(service: Service) -> None:
     kept = service.certificate_authority.with_suffix(".kept")
     service.certificate_authority.rename(kept)
     try:
         seen = failures(service)
     finally:
         kept.rename(service.certificate_authority)
-    assert [check.what for check in seen] == ["CA certificate", "a timestamp goes the whole way"]
-    assert "backup" in seen[0].mend
+    assert [check.what for check in seen] == ["CA certificate", "end to end"]
+    assert "backup" in seen[0].fix

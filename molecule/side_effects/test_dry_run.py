@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from inventory import PROJECT, Service, environment, tool
+from cli.inventory import PROJECT, Service, environment, tool
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
 

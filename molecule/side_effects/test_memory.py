@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from disturbed import ask, failures, run, until
-from inventory import Service
+
+from cli.inventory import Service
 
 # It joins the unit's control group, of either version, and takes twice the limit. There the kernel ends the
 # unit's own main process before any other: the eater only fills the memory.

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 from disturbed import run, try_play, until
-from inventory import PROJECT, Host, Service
+
+from cli.inventory import PROJECT, Host, Service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
 ORIGIN = "https://app.example.com"

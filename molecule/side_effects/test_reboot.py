@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from check import send_and_read_back
 from disturbed import failures, reboot, run, until
-from inventory import Service
+
+from cli.end_to_end import send_and_read_back
+from cli.inventory import Service
 
 READY_SECONDS = 90.0
 

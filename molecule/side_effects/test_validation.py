@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from disturbed import ask, try_play
-from inventory import PROJECT, Service
+
+from cli.inventory import PROJECT, Service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
 # A role, the group of its node, a setting that only the program itself can know to be wrong, and the file.

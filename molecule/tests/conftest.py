@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,20 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import node_programs
 import pytest
 import testinfra
 from testinfra.host import Host
 
-PROJECT = Path(__file__).resolve().parents[2]
-INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/local"))
-sys.path[:0] = [str(PROJECT / "scripts"), str(PROJECT / "molecule/side_effects")]
+from cli.inventory import PROJECT, Service, read_service
+from cli.units import ACCESS_LOG
 
-import node_programs  # noqa: E402 (found only now)
-from inventory import Service, read_service  # noqa: E402
-from units import ACCESS_LOG  # noqa: E402
+INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/local"))
 
 
 @cache

@@ -7,9 +7,10 @@ import uuid
 from pathlib import Path
 
 import yaml
-from conftest import INVENTORY, PROJECT, service
-from inventory import environment, tool
+from conftest import INVENTORY, service
 from testinfra.host import Host
+
+from cli.inventory import PROJECT, environment, tool
 
 GROUP = "nodes"
 LINES = 100_000

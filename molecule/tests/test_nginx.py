@@ -7,9 +7,10 @@ import uuid
 
 import pytest
 from conftest import Answer, Client, logged_requests
-from inventory import default_of
 from testinfra.host import Host
-from units import ACCESS_LOG
+
+from cli.inventory import default_of
+from cli.units import ACCESS_LOG
 
 GROUP = "web"
 EXPOSURE_CEILING = 2.5

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 import pytest
-from inventory import PROJECT, Service, read_service
+
+from cli.inventory import PROJECT, Service, read_service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/vagrant"))
 VAGRANT = Path(os.environ.get("VAGRANT_DOTFILE_PATH", str(PROJECT / ".vagrant")))

@@ -1,19 +1,19 @@
-"""What the roles make each node run: the units by group, and our processes by port."""
+"""The units that the roles run on each node, by group, and our processes by port."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-# On the web nodes, by the port of loopback on which each says if it is ready.
+# On the web nodes, by the port of loopback on which each reports whether it is ready.
 PROCESSES: Mapping[int, str] = {
     7080: "timestamp-command.service",
     7081: "timestamp-consumer.service",
     7082: "timestamp-query.service",
 }
-# What is shown as well where it is loaded: a second instance, for example.
+# Shown as well where they are loaded: a second instance, for example.
 PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service")
 
-# One JSON object a request, as role nginx has it written on the web nodes; older ones end in .1, .2, …
+# One JSON object a request, as role nginx configures it on the web nodes; older files end in .1, .2, …
 NGINX = "nginx.service"
 ACCESS_LOG = "/var/log/nginx/access.json"
 

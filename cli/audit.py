@@ -1,16 +1,14 @@
 """`make audit`: Debian's lynis on every node, and testssl.sh against nginx on every web node.
 
-Every finding is either mended or waived in docs/waivers.yml with its reason. lynis is sent to a node, run
+Every finding is either fixed or waived in audit_waivers.yml with its reason. lynis is sent to a node, run
 there and removed again; nothing is installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from inventory import PROJECT, Host, InventoryError, Service, read_service
 
-WAIVERS = PROJECT / "docs/waivers.yml"
+from cli.inventory import Host, Service
+
+WAIVERS = Path(__file__).with_name("audit_waivers.yml")
 HARDENING_INDEX = 80
-# What testssl.sh says of a check that it could not make, for example because a connection of its own failed.
+# The severities of a check that testssl.sh could not make, for example because a connection failed.
 NOT_CHECKED = ("WARN", "FATAL")
-# What testssl.sh calls worse than good.
+# The severities that are worse than good.
 SEVERITIES = ("LOW", "MEDIUM", "HIGH", "CRITICAL", *NOT_CHECKED)
 # How often testssl.sh may try, as it fails now and then on a busy computer.
 ATTEMPTS = 3
@@ -40,7 +39,7 @@ cat /var/log/lynis-report.dat
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that an audit asks for: where, by which id, what it says, and if that was looked at."""
+    """What an audit reports: where, its id, its text, and whether the audit could check it at all."""
 
     where: str
     id: str
@@ -54,7 +53,7 @@ def unwaived(findings: Iterable[Finding], waivers: Mapping[str, str]) -> list[Fi
 
 
 def superfluous(findings: Iterable[Finding], waivers: Mapping[str, str]) -> list[str]:
-    """Return the ids of waivers that nothing asked for."""
+    """Return the ids of waivers that no finding needs."""
     return sorted(set(waivers) - {finding.id for finding in findings})
 
 
@@ -62,14 +61,14 @@ def lynis_findings(where: str, report: str) -> tuple[int, list[Finding]]:
     """Read lynis' report: its hardening index, and its warnings and suggestions. Raises ValueError."""
     index = re.search(r"^hardening_index=(\d+)$", report, re.MULTILINE)
     if not index:
-        raise ValueError(f"{where}: lynis did not reach its end")
+        raise ValueError("lynis did not finish")
     lines = re.findall(r"^(?:warning|suggestion)\[\]=([^|]+)\|([^|]*)\|([^|]*)", report, re.MULTILINE)
     return int(index[1]), [Finding(where, one, " ".join((text, detail))) for one, text, detail in lines]
 
 
 def testssl_findings(where: str, report: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """Read testssl.sh's report: what it calls worse than good."""
-    # Several certificates are told apart by a number behind the id.
+    """Read testssl.sh's report: everything that it rates worse than good."""
+    # A number behind the id distinguishes several certificates.
     return [
         Finding(
             where,
@@ -117,8 +116,8 @@ def run_testssl(address: str, options: Sequence[str] = ()) -> list[dict[str, Any
         report = Path(folder) / "report.json"
         command = ["testssl", "--quiet", "--warnings", "off", "--color", "0", "--jsonfile", str(report)]
         subprocess.run([*command, *options, address], capture_output=True, check=False)
-        found: list[dict[str, Any]] = json.loads(report.read_text())
-        return found
+        findings: list[dict[str, Any]] = json.loads(report.read_text())
+        return findings
 
 
 def tls_findings(node: Host) -> list[Finding]:
@@ -127,44 +126,32 @@ def tls_findings(node: Host) -> list[Finding]:
 
 
 def audit(service: Service) -> int:
-    """Run both audits and print what they find; returns how many findings are neither mended nor waived."""
+    """Run both audits and print their findings; returns 1 when one is neither fixed nor waived."""
     waivers = yaml.safe_load(WAIVERS.read_text())
     archive = lynis_archive(waivers["lynis"])
     left: list[Finding] = []
     for node in service.nodes:
-        index, findings = lynis_findings(node.short_name, run_lynis(node, archive))
+        try:
+            index, findings = lynis_findings(node.short_name, run_lynis(node, archive))
+        except ValueError as error:
+            left.append(Finding(node.short_name, "report", str(error)))
+            continue
         print(f"lynis    {node.short_name:<8} hardening index {index}", flush=True)
         if index < HARDENING_INDEX:
             left.append(Finding(node.short_name, "index", f"{index} is less than {HARDENING_INDEX}"))
         left += unwaived(findings, waivers["lynis"])
-    seen: list[Finding] = []
+    tls: list[Finding] = []
     for node in service.nodes:
         if "web" in node.groups:
-            found = until_all_is_checked(partial(tls_findings, node), waivers["testssl"])
-            print(f"testssl  {node.short_name:<8} {len(found)} findings", flush=True)
-            seen += found
-            left += unwaived(found, waivers["testssl"])
+            findings = until_all_is_checked(partial(tls_findings, node), waivers["testssl"])
+            print(f"testssl  {node.short_name:<8} {len(findings)} findings", flush=True)
+            tls += findings
+            left += unwaived(findings, waivers["testssl"])
     left += [
-        Finding("here", one, "is waived, but nothing asks for it")
-        for one in superfluous(seen, waivers["testssl"])
+        Finding("here", one, "is waived, but no finding needs the waiver")
+        for one in superfluous(tls, waivers["testssl"])
     ]
     for finding in left:
         print(f"FAIL     {finding.where:<8} {finding.id}: {finding.text}")
-    print(f"{len(left)} findings are left." if left else "Every finding is mended or waived.")
-    return len(left)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Audit the nodes of an inventory. Exits with 1 when a finding is neither mended nor waived."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--inventory", required=True)
-    chosen = parser.parse_args(arguments)
-    try:
-        return 1 if audit(read_service(chosen.inventory)) else 0
-    except (InventoryError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print(f"{len(left)} findings are left." if left else "Every finding is fixed or waived.")
+    return 1 if left else 0

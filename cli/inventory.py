@@ -5,7 +5,6 @@ Ansible itself resolves the variables, so that templates, group variables and -i
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from units import postgresql_unit, units_of
+
+from cli.units import postgresql_unit, units_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 QUESTION = {
@@ -46,7 +46,7 @@ class InventoryError(Exception):
 class Host:
     """A node: its name, groups, address, and the ssh command that reaches it (without what is to run there).
 
-    The hint says how a person mends it when the node does not answer; units are those that it has to run.
+    The hint says what to do when the node does not answer; units are those that it has to run.
     """
 
     name: str
@@ -91,29 +91,29 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def answers(output: str) -> dict[str, dict[str, Any]]:
-    """Return what each host said, from the output of ad-hoc `ansible … -m debug` in JSON.
+    """Return each host's message, from the output of ad-hoc `ansible … -m debug` in JSON.
 
-    Raises InventoryError when there is something else than successes in it.
+    Raises InventoryError when a host failed or none is there.
     """
-    found = {}
+    messages = {}
     for match in re.finditer(r"^(\S+) \| (\w+)(?:!)? => (\{.*?^\})", output, re.MULTILINE | re.DOTALL):
         name, word, text = match.groups()
         if word != "SUCCESS":
             raise InventoryError(text)
-        found[name] = json.loads(text)["msg"]
-    if not found:
+        messages[name] = json.loads(text)["msg"]
+    if not messages:
         raise InventoryError(output.strip()[-2000:] or "The inventory names no host.")
-    return found
+    return messages
 
 
-def ssh_command(said: Mapping[str, Any]) -> tuple[str, ...]:
+def ssh_command(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the ssh command for a host from its connection variables."""
-    command = ["ssh", *shlex.split(said["arguments"]), "-o", "ConnectTimeout=5"]
-    if said["key"]:
-        command += ["-i", said["key"]]
-    if said["port"]:
-        command += ["-p", str(said["port"])]
-    return (*command, f"{said['user']}@{said['host']}" if said["user"] else said["host"])
+    command = ["ssh", *shlex.split(facts["arguments"]), "-o", "ConnectTimeout=5"]
+    if facts["key"]:
+        command += ["-i", facts["key"]]
+    if facts["port"]:
+        command += ["-p", str(facts["port"])]
+    return (*command, f"{facts['user']}@{facts['host']}" if facts["user"] else facts["host"])
 
 
 def default_of(role: str, variable: str) -> str:
@@ -121,9 +121,9 @@ def default_of(role: str, variable: str) -> str:
     return str(yaml.safe_load((PROJECT / f"roles/{role}/defaults/main.yml").read_text())[variable])
 
 
-def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
-    """Make a service of what the hosts said; raises InventoryError when no node is in the group web."""
-    nodes = {name: one for name, one in said.items() if "controller" not in one["groups"]}
+def service_of(hosts: Mapping[str, Mapping[str, Any]]) -> Service:
+    """Return the service of these hosts; raises InventoryError when no node is in the group web."""
+    nodes = {name: one for name, one in hosts.items() if "controller" not in one["groups"]}
     web = [one for one in nodes.values() if "web" in one["groups"]]
     if not web:
         raise InventoryError("The inventory has no host in the group web.")
@@ -150,7 +150,7 @@ def service_of(said: Mapping[str, Mapping[str, Any]]) -> Service:
 
 
 def read_service(inventory: str) -> Service:
-    """Ask Ansible about an inventory; takes about 0.7 s. Raises InventoryError."""
+    """Read an inventory by Ansible; takes about 0.7 s. Raises InventoryError."""
     command = [tool("ansible"), "-i", inventory, "nodes", "-m", "ansible.builtin.debug"]
     done = subprocess.run(
         [*command, "-a", json.dumps({"msg": QUESTION})],
@@ -165,7 +165,12 @@ def read_service(inventory: str) -> Service:
     try:
         return service_of(answers(done.stdout))
     except InventoryError as error:
-        raise InventoryError(f"{inventory}: {error}\n{done.stderr.strip()}".strip()) from error
+        # Ansible explains on stderr what it could not parse.
+        reason = f"{error}\n{done.stderr.strip()}".strip()
+        raise InventoryError(
+            f"The inventory {inventory} cannot be used: {reason}\n"
+            "inventories/production is an example to copy."
+        ) from error
 
 
 def pick(nodes: Sequence[Host], name: str) -> Host:
@@ -174,25 +179,4 @@ def pick(nodes: Sequence[Host], name: str) -> Host:
         if name in (node.name, node.short_name):
             return node
     choices = " or ".join(f"NODE={node.short_name}" for node in nodes)
-    raise InventoryError(
-        f"There is no node {name}: say {choices}." if name else f"Say which node: {choices}."
-    )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Print one fact of an inventory: url or ca."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--inventory", required=True)
-    parser.add_argument("fact", choices=["url", "ca"])
-    chosen = parser.parse_args(arguments)
-    try:
-        service = read_service(chosen.inventory)
-    except InventoryError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(service.url if chosen.fact == "url" else service.certificate_authority)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise InventoryError(f"There is no node {name}; use {choices}." if name else f"Name the node: {choices}.")

@@ -5,7 +5,6 @@ The logs are the journals, and nginx's access log, which is a file.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -14,9 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from typing import NoReturn
 
-from inventory import Host, InventoryError, pick, read_service
-from units import ACCESS_LOG, NGINX, PATTERNS
+from cli.inventory import Host, Service, pick
+from cli.units import ACCESS_LOG, NGINX, PATTERNS
 
 Command = Callable[[Host], str]
 
@@ -31,19 +31,19 @@ def journal(nodes: Sequence[Host], unit: str, lines: int, follow: bool) -> str:
 
 
 def access_log(node: Host, unit: str, lines: int, follow: bool) -> str:
-    """Return the remote command for the end of nginx's access log; none where it is not asked for."""
-    asked = not unit or any(fnmatchcase(NGINX, pattern) for pattern in (unit, f"{unit}.service"))
-    if NGINX not in node.units or not asked:
+    """Return the remote command for the end of nginx's access log; empty where it is not wanted."""
+    wanted = not unit or any(fnmatchcase(NGINX, pattern) for pattern in (unit, f"{unit}.service"))
+    if NGINX not in node.units or not wanted:
         return ""
     if follow:
-        # By name: the file is another one after it was rotated, which tail would tell on stderr.
+        # By name: the file is another one after it was rotated, which tail would report on stderr.
         return f"tail --follow=name --retry --lines={lines} {ACCESS_LOG} 2>/dev/null"
     # It may have been rotated just now.
     return f"tail --quiet --lines={lines} {ACCESS_LOG}.1 {ACCESS_LOG}"
 
 
-def logs(nodes: Sequence[Host], unit: str, lines: int, follow: bool) -> Command:
-    """Return what gives each node's remote command for the journal, and for nginx's access log."""
+def remote_command(nodes: Sequence[Host], unit: str, lines: int, follow: bool) -> Command:
+    """Return a function that gives each node's remote command: the journal, and nginx's access log."""
     journals = journal(nodes, unit, lines, follow)
 
     def command(node: Host) -> str:
@@ -58,12 +58,12 @@ def with_time(text: str) -> str:
     try:
         return f"{json.loads(text)['time']} nginx: {text}" if text.startswith("{") else text
     except (ValueError, KeyError, TypeError):
-        # It was cut off: nginx was killed, or its disk was full.
+        # The line is incomplete: nginx was killed, or its disk was full.
         return text
 
 
 def last(output: str, lines: int) -> list[str]:
-    """Return the last entries of what a node sent, in the order of time: so many came of each of its logs.
+    """Return the last entries of a node's output, in the order of time: `lines` came from each of its logs.
 
     An entry is one line or several: a line without a time belongs to the one before it.
     """
@@ -91,7 +91,7 @@ def in_time(entries: Iterable[tuple[str, str]]) -> list[str]:
     return [text for _, text in sorted(merged, key=lambda entry: entry[0])]
 
 
-def show(nodes: Sequence[Host], command: Command, lines: int) -> int:
+def show_last(nodes: Sequence[Host], command: Command, lines: int) -> int:
     """Print the end of each node's logs; a node that does not answer is named, and the others are shown."""
     entries = []
     failed = 0
@@ -109,7 +109,7 @@ def show(nodes: Sequence[Host], command: Command, lines: int) -> int:
 
 
 def follow(nodes: Sequence[Host], command: Command) -> int:
-    """Print the logs as they grow, until the user ends it."""
+    """Print the logs as they grow, until the user interrupts it."""
     running = [
         (
             node,
@@ -138,29 +138,14 @@ def follow(nodes: Sequence[Host], command: Command) -> int:
     return 1
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Open a shell on a node, or show the logs."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--inventory", required=True)
-    parser.add_argument("--node", default="", help="full or short name; logs: all nodes without it")
-    parser.add_argument("--unit", default="")
-    parser.add_argument("--lines", type=int, default=100)
-    parser.add_argument("--follow", action="store_true")
-    parser.add_argument("--command", default="", help="ssh: run this instead of a shell")
-    parser.add_argument("action", choices=["ssh", "logs"])
-    chosen = parser.parse_args(arguments)
-    try:
-        service = read_service(chosen.inventory)
-        if chosen.action == "ssh":
-            node = pick(service.nodes, chosen.node)
-            os.execvp("ssh", [*node.ssh, chosen.command] if chosen.command else node.ssh)
-        nodes = [pick(service.nodes, chosen.node)] if chosen.node else service.nodes
-    except InventoryError as error:
-        print(error, file=sys.stderr)
-        return 1
-    command = logs(nodes, chosen.unit, chosen.lines, chosen.follow)
-    return follow(nodes, command) if chosen.follow else show(nodes, command, chosen.lines)
+def show(service: Service, node: str, unit: str, lines: int, follows: bool) -> int:
+    """Print the logs of one node or of all; returns the exit status."""
+    nodes = [pick(service.nodes, node)] if node else service.nodes
+    command = remote_command(nodes, unit, lines, follows)
+    return follow(nodes, command) if follows else show_last(nodes, command, lines)
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def ssh(service: Service, name: str, command: str) -> NoReturn:
+    """Become a root shell on a node, or a command there."""
+    node = pick(service.nodes, name)
+    os.execvp("ssh", [*node.ssh, command] if command else node.ssh)

@@ -19,16 +19,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from inventory import PROJECT
 from nspawn_nodes import root_image
 from nspawn_nodes.system import NodeError, erase, run, succeeds, write
+
+from cli.inventory import PROJECT
 
 NAME = "timestamp-service/bookworm64"
 SUITE = "bookworm"
 AUTHORITIES = Path("/usr/local/share/ca-certificates")
 VAGRANT_KEYS = "/usr/share/rubygems-integration/all/gems/vagrant-*/keys/vagrant.pub"
 BASE_PACKAGES = PROJECT / "roles/local_node/files/root_packages.txt"
-# Beside those of the local nodes. The cloud's kernel is small: it has the drivers of virtual machines alone.
+# Beside those of the local nodes. The cloud kernel is small: it has only the drivers of virtual machines.
 PACKAGES = {
     "lxc": ("rsync", "systemd-resolved"),
     "libvirt": (
@@ -60,16 +61,16 @@ IPv6AcceptRA=no
 [DHCPv4]
 ClientIdentifier=mac
 """
-# Nobody is to resolve names by asking the neighbours.
+# Names are not resolved by multicast.
 RESOLVER = """\
 [Resolve]
 LLMNR=no
 MulticastDNS=no
 """
-# The image has none, so that no two machines share one.
+# The image has no host keys, so that no two machines share one.
 HOST_KEYS = """\
 [Unit]
-Description=Make the host keys of ssh
+Description=Create the host keys of ssh
 Before=ssh.service
 ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key
 
@@ -101,7 +102,7 @@ label debian
 
 
 def sudo() -> list[str]:
-    """Return what has to stand before a command that needs root."""
+    """Return the prefix of a command that needs root."""
     return [] if os.geteuid() == 0 else ["sudo"]
 
 
@@ -117,7 +118,7 @@ def packages(provider: str, architecture: str) -> list[str]:
 
 
 def prepare(root: Path, public_key: str) -> None:
-    """Make an unpacked image a machine of Vagrant."""
+    """Add to an unpacked image what every Vagrant machine has."""
     run(["chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", "--user-group", "vagrant"])
     # https://developer.hashicorp.com/vagrant/docs/boxes/base
     run(["chroot", str(root), "chpasswd"], text="vagrant:vagrant\nroot:vagrant\n")
@@ -140,7 +141,7 @@ def prepare(root: Path, public_key: str) -> None:
 
 
 def make_disk(root: Path, image: Path) -> None:
-    """Make a bootable disk of a prepared image: one partition with ext4, and extlinux as its boot loader."""
+    """Create a bootable disk from a prepared image: one ext4 partition, and extlinux as its boot loader."""
     write(root / "etc/fstab", "/dev/vda1 / ext4 defaults,noatime 0 1\n")
     kernel = max((root / "boot").glob("vmlinuz-*")).name
     (root / "boot/extlinux").mkdir()
@@ -156,7 +157,7 @@ def make_disk(root: Path, image: Path) -> None:
     boot_code = Path("/usr/lib/EXTLINUX/mbr.bin").read_bytes()
     with raw.open("r+b") as file:
         file.write(boot_code)
-    # Features that extlinux does not know are left out.
+    # Without features that extlinux does not know.
     run(
         [
             *("mkfs.ext4", "-q", "-F", "-O", "^64bit,^metadata_csum", "-m", "1", "-L", "root"),
@@ -166,10 +167,10 @@ def make_disk(root: Path, image: Path) -> None:
     )
     mounted = image.with_suffix(".mounted")
     mounted.mkdir()
-    # In a mount namespace of its own: nothing stays mounted, however this ends.
+    # In its own mount namespace: nothing stays mounted, even if this fails.
     script = 'mount -o "loop,offset=$1" "$2" "$3" && extlinux --install "$3/boot/extlinux" && umount "$3"'
-    apart = ["unshare", "--mount", "--propagation", "private"]
-    run([*apart, "sh", "-c", script, "sh", str(offset), str(raw), str(mounted)])
+    isolated = ["unshare", "--mount", "--propagation", "private"]
+    run([*isolated, "sh", "-c", script, "sh", str(offset), str(raw), str(mounted)])
     mounted.rmdir()
     run(["qemu-img", "convert", "-O", "qcow2", "-c", "-o", "compression_type=zstd", str(raw), str(image)])
     raw.unlink()
@@ -208,17 +209,17 @@ def build(provider: str, cache: Path, public_key: str, box: Path) -> None:
 
 
 def is_added(provider: str) -> bool:
-    """Say whether Vagrant has our box for the provider."""
+    """Return whether Vagrant has our box for the provider."""
     boxes = run(["vagrant", "box", "list", "--machine-readable"]).splitlines()
-    said = [line.split(",")[2:4] for line in boxes]
+    entries = [line.split(",")[2:4] for line in boxes]
     return any(
         name == ["box-name", NAME] and kind == ["box-provider", provider]
-        for name, kind in itertools.pairwise(said)
+        for name, kind in itertools.pairwise(entries)
     )
 
 
 def add(provider: str) -> None:
-    """Build the box for a provider, and add it to Vagrant's in place of the last one. Raises NodeError."""
+    """Build the box for a provider, and add it to Vagrant's in place of an older one. Raises NodeError."""
     keys = sorted(Path("/").glob(VAGRANT_KEYS.removeprefix("/")))
     if not keys:
         raise NodeError("Debian's package vagrant is not installed: run `make setup`.")
@@ -227,14 +228,15 @@ def add(provider: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="box-", dir=cache))
     try:
         box = folder / "timestamp-service.box"
-        # Root's environment is another one.
+        # sudo does not keep PYTHONPATH.
         command = [
             *sudo(),
             "env",
             f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}",
             sys.executable,
             "-B",
-            __file__,
+            "-m",
+            "scripts.vagrant.box",
         ]
         command += [
             "--provider",
@@ -246,7 +248,7 @@ def add(provider: str) -> None:
             "--build",
             str(box),
         ]
-        if subprocess.run(command, check=False).returncode:
+        if subprocess.run(command, cwd=PROJECT, check=False).returncode:
             raise NodeError(f"The box for {provider} could not be built; the message is above.")
         run(["vagrant", "box", "add", "--force", "--name", NAME, "--provider", provider, str(box)])
     finally:
@@ -255,7 +257,7 @@ def add(provider: str) -> None:
 
 
 def forget_volume(provider: str) -> None:
-    """Remove libvirt's copies of earlier boxes: vagrant-libvirt makes one of each box, and keeps all."""
+    """Remove libvirt's copies of earlier boxes: vagrant-libvirt copies each box and keeps every copy."""
     if provider != "libvirt" or not succeeds([*VIRSH, "version"]):
         return
     if POOL not in run([*VIRSH, "pool-list", "--name"]).split():
@@ -278,7 +280,7 @@ def main(arguments: Sequence[str]) -> int:
             build(chosen.provider, chosen.cache, chosen.key.read_text(), chosen.build)
         else:
             add(chosen.provider)
-            print(f"The box {NAME} for {chosen.provider} is there: TIMESTAMP_BOX={NAME} vagrant up")
+            print(f"The box {NAME} for {chosen.provider} is added: TIMESTAMP_BOX={NAME} vagrant up")
     except NodeError as failure:
         print(failure, file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Makes or removes the bridge of the Vagrant machines' private network: LXC runs it as root before a container
+# Creates or removes the bridge of the Vagrant machines' private network: LXC runs it as root before a container
 # starts and after it has stopped.
-# usage: scripts/lxc_bridge.sh up|down BRIDGE HOST_ADDRESS MTU
+# usage: scripts/vagrant/lxc_bridge.sh up|down BRIDGE HOST_ADDRESS MTU
 set -eu
 action=$1 bridge=$2 address=$3 mtu=$4
 
@@ -12,7 +12,7 @@ case $action in
         ip link set dev "$bridge" mtu "$mtu" up
         ;;
     down)
-        # The cable of the container that has stopped may still be on its way out: what is plugged in and up counts.
+        # The interface of the stopped container may not be removed yet: only those that are up count.
         if [ -z "$(ip -oneline link show master "$bridge" up 2>/dev/null)" ]; then
             ip link delete dev "$bridge" 2>/dev/null || true
         fi

@@ -1,4 +1,4 @@
-"""What Vagrant's providers need to run on this computer, where no systemd starts it; all is stopped again."""
+"""Starts what Vagrant's providers need on this computer, where systemd does not, and stops it again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from box import POOL, VIRSH, sudo
+from scripts.vagrant.box import POOL, VIRSH, sudo
 
-# libvirt's settings for root alone and no security module; each definition of a machine takes a minute else.
+# For a libvirt that runs as root, without a security module; with one, defining a machine takes a minute.
 QEMU_SETTINGS = """\
 user = "root"
 group = "root"
@@ -22,7 +22,7 @@ stdio_handler = "file"
 """
 LXC_NET = "/usr/libexec/lxc/lxc-net"
 LXC_BRIDGE = Path("/sys/class/net/lxcbr0")
-# What libvirt adds to the packet filter stays when it ends: its chains, and what leads into them.
+# libvirt leaves its chains in the packet filter when it ends, and the rules that jump to them.
 CHAINS = {
     "filter": (
         ("INPUT", "LIBVIRT_INP"),
@@ -38,11 +38,11 @@ START_SECONDS = 60.0
 
 
 class HostError(Exception):
-    """What does not run on this computer, as a text for a person."""
+    """Why something does not run on this computer, as a text for a person."""
 
 
 def succeeds(*command: str) -> bool:
-    """Say whether a command exits with 0."""
+    """Return whether a command exits with 0."""
     return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == 0
 
 
@@ -55,12 +55,12 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def virsh(*arguments: str) -> str:
-    """Return what virsh says. Raises CalledProcessError."""
+    """Return the output of virsh. Raises CalledProcessError."""
     return subprocess.run([*VIRSH, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def has_kvm() -> bool:
-    """Say whether a machine can run by hardware virtualisation here: the device alone is no proof."""
+    """Return whether machines can use hardware virtualisation here: /dev/kvm alone does not prove it."""
     flags = set(Path("/proc/cpuinfo").read_text().split())
     # Only x86 names it among the flags.
     return Path("/dev/kvm").exists() and ("vmx" in flags or "svm" in flags or platform.machine() != "x86_64")
@@ -68,10 +68,10 @@ def has_kvm() -> bool:
 
 @contextmanager
 def libvirt() -> Iterator[None]:
-    """Have libvirt's daemon run, and no more of it at the end than there was before.
+    """Run libvirt's daemon, and remove it and everything that it created at the end.
 
-    One that runs already is used as it is. An own one takes its settings from a file that only it sees, and
-    gives way, with its machines, to everything else on this computer.
+    A daemon that runs already is used as it is. Ours reads its settings from a file that only it sees, and
+    runs, with its machines, at the lowest priority.
     """
     if succeeds(*VIRSH, "version"):
         with pool():
@@ -80,7 +80,7 @@ def libvirt() -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="timestamp-service-libvirt-"))
     settings = folder / "qemu.conf"
     settings.write_text(QEMU_SETTINGS)
-    # What the daemon remembers of the emulator was seen with other settings.
+    # The daemon's cache describes the emulator under other settings.
     script = (
         "rm -f /var/cache/libvirt/qemu/capabilities/*.xml; mkdir -p /run/libvirt;"
         ' mount --bind "$1" /etc/libvirt/qemu.conf && exec nice -n 19 libvirtd'
@@ -118,7 +118,7 @@ def pool() -> Iterator[None]:
 
 
 def remove_chains() -> None:
-    """Take libvirt's chains out of the packet filter."""
+    """Remove libvirt's chains from the packet filter."""
     for family in ("iptables", "ip6tables"):
         for table, chains in CHAINS.items():
             filter_of = [*sudo(), family, "-t", table]
@@ -129,7 +129,7 @@ def remove_chains() -> None:
 
 @contextmanager
 def lxc_network() -> Iterator[None]:
-    """Have LXC's own bridge lxcbr0, with DHCP and NAT, and stop it if it was started here."""
+    """Run LXC's own bridge lxcbr0, with DHCP and NAT, and stop it at the end if it was started here."""
     if LXC_BRIDGE.exists():
         yield
         return
@@ -143,7 +143,7 @@ def lxc_network() -> Iterator[None]:
 
 
 def machines(provider: str, prefix: str) -> list[str]:
-    """Return the names of the provider's machines that begin so."""
+    """Return the names of the provider's machines that begin with the prefix."""
     if provider == "libvirt":
         names = virsh("list", "--all", "--name").split()
     else:

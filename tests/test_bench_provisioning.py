@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bench_provision import measured, table
+from bench.provisioning import measured, table
 
 LINES = [
-    (0.0, "[1/5] Debian packages: all there"),
-    (1.0, "[2/5] Python environment: as pinned"),
+    (0.0, "[1/5] Debian packages: all installed"),
+    (1.0, "[2/5] Python environment: up to date"),
     (3.5, "[3/5] Machines: make and boot those that do not run"),
     (4.0, "localhost                  : ok=2    changed=1    unreachable=0    failed=0    skipped=0"),
     (5.0, "base : Install packages -------------------------------- 12.25s"),

@@ -1,17 +1,14 @@
-"""`make status`: a line a unit of every node, and one for the whole way of a timestamp."""
+"""`make status`: one line for each unit of every node, and one for a timestamp end to end."""
 
 from __future__ import annotations
 
-import argparse
 import subprocess
-import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from check import CheckError, send_and_read_back
-from inventory import Host, InventoryError, read_service
-from units import PATTERNS
+from cli.end_to_end import EndToEndError, send_and_read_back
+from cli.inventory import Host, Service
+from cli.units import PATTERNS
 
 PROPERTIES = (
     "Id",
@@ -40,8 +37,8 @@ class Unit:
     result: str
 
     @property
-    def is_well(self) -> bool:
-        """Whether the unit is active; one that runs to its end (of a timer) never is while it works."""
+    def is_healthy(self) -> bool:
+        """Whether the unit is active; a oneshot unit, such as a timer's, is activating while it runs."""
         return self.active == "active" or (self.type == "oneshot" and self.active == "activating")
 
 
@@ -65,8 +62,8 @@ def parse_units(text: str) -> list[Unit]:
 
 
 def line(node: Host, unit: Unit) -> str:
-    """Return what is shown of a unit."""
-    state = unit.active if unit.is_well else f"{unit.active.upper()} ({unit.sub}, {unit.result})"
+    """Return a unit as one line of text."""
+    state = unit.active if unit.is_healthy else f"{unit.active.upper()} ({unit.sub}, {unit.result})"
     words = [f"{node.short_name:<8} {unit.name:<28} {state:<10} since {unit.since or 'never'}"]
     if unit.restarts is not None:
         words.append(f"{unit.restarts} restarts")
@@ -97,44 +94,32 @@ def look(node: Host) -> list[Unit] | None:
     return parse_units(done.stdout) if done.stdout.strip() else None
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Tell what runs. Exits with 1 when something does not work; a service that is off is no fault."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--inventory", required=True)
-    chosen = parser.parse_args(arguments)
-    try:
-        service = read_service(chosen.inventory)
-    except InventoryError as error:
-        print(error, file=sys.stderr)
-        return 1
+def show(service: Service) -> int:
+    """Print the state of every unit. Returns 1 when a part does not work, and 0 when all nodes are off."""
     with ThreadPoolExecutor(max_workers=16) as pool:
-        seen = dict(zip(service.nodes, pool.map(look, service.nodes), strict=True))
-    well = True
-    for node, units in seen.items():
+        units_by_node = dict(zip(service.nodes, pool.map(look, service.nodes), strict=True))
+    healthy = None not in units_by_node.values()
+    for node, units in units_by_node.items():
         if units is None:
             print(f"{node.short_name:<8} does not answer by ssh: it is off, or out of reach")
             continue
         for unit in units:
             print(line(node, unit))
-            well = well and unit.is_well
-    if all(units is None for units in seen.values()):
+            healthy = healthy and unit.is_healthy
+    if all(units is None for units in units_by_node.values()):
         print("The service is off: `make up` starts it.")
         return 0
     try:
-        passage = send_and_read_back(service.url, service.certificate_authority)
-    except CheckError as error:
+        trip = send_and_read_back(service.url, service.certificate_authority)
+    except EndToEndError as error:
         print(f"end to end: FAILED: {error}")
         return 1
     print(
-        f"end to end: well: {passage.id} recorded in {passage.post_milliseconds:.0f} ms and read back in "
-        f"{passage.get_milliseconds:.0f} ms at {service.url}"
+        f"end to end: passed: {trip.id} recorded in {trip.post_milliseconds:.0f} ms and read back in "
+        f"{trip.get_milliseconds:.0f} ms at {service.url}"
     )
-    return 0 if well and None not in seen.values() else 1
+    return 0 if healthy else 1
 
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdigit() and int(text) < 1 << 63 else None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """`make bench-provision`: how long `make up` takes: nothing cached, all cached, nothing to do.
 
-It works on two nodes of its own, with a cache and a Python environment of its own, and removes all of them at
-its end. Debian packages that this computer lacks are installed before, and are not measured.
+It works on two nodes of its own, with its own cache and Python environment, and removes all of them at its
+end. Debian packages that this computer lacks are installed before, and are not measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from inventory import PROJECT
+from cli.inventory import PROJECT
 
 HOSTS = """\
 all:
@@ -133,7 +133,7 @@ def main() -> int:
         "PROFILE_TASKS_TASK_OUTPUT_LIMIT": str(SLOWEST),
         "FORCE": "1",
     }
-    # What `make` exported to this program would win over what stands here.
+    # Variables that `make` passes to its children would override these.
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         environment.pop(name, None)
     down = ["make", "down", f"INVENTORY={inventory}"]
@@ -145,10 +145,10 @@ def main() -> int:
             print(f"\n== {name}", flush=True)
             results[name] = make_up(inventory, environment)
     except subprocess.CalledProcessError as error:
-        print(f"{error}: measured until then:", file=sys.stderr)
+        print(f"{error}: measured so far:", file=sys.stderr)
     finally:
         subprocess.run(down, cwd=PROJECT, env=environment, check=False)
-        # The packages that root in the nodes has downloaded are root's.
+        # Packages that were downloaded by root belong to root.
         subprocess.run(
             [*([] if os.geteuid() == 0 else ["sudo"]), "rm", "-rf", "--one-file-system", folder], check=False
         )
