@@ -98,9 +98,9 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	ruff format --check .
 	cd app && mypy && MYPYPATH=.:.. mypy -p bench
 	mypy cli scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
-	mypy molecule/tests
-	mypy molecule/programs
-	mypy molecule/side_effects
+	mypy molecule/shared/tests
+	mypy molecule/shared/programs
+	mypy molecule/shared/side_effects
 	mypy molecule/faults
 	mypy molecule/vagrant
 	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
@@ -124,7 +124,7 @@ molecule: setup ## The whole stack on two fresh nodes of its own
 
 test-side-effects: setup ## Reboot, break and repair two fresh nodes, with the slow cases that `make molecule` leaves out
 	molecule converge
-	TIMESTAMP_INVENTORY=molecule/inventory pytest molecule/side_effects
+	TIMESTAMP_INVENTORY=molecule/shared/inventory pytest molecule/shared/side_effects
 	molecule destroy
 
 test-faults: setup ## Faults, rebuilds, deployments and backups under load, on two fresh nodes (TESTS='-k reboot': a part)

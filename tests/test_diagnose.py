@@ -1,4 +1,4 @@
-"""The checks of a node's state and their fixes; molecule/side_effects breaks real nodes."""
+"""The checks of a node's state and their fixes; molecule/shared/side_effects breaks real nodes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The nodes that may be disturbed: those of the scenario faults, or those that TIMESTAMP_INVENTORY names.
 
-Helpers come from molecule/side_effects (`disturbed`) and scripts, which pytest finds by pyproject.toml.
+Helpers come from molecule/shared/side_effects (`disturbed`), which pytest finds by pyproject.toml.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def output(node: Host, command: str) -> str:
 
 
 def run_program(nodes: Nodes, name: str, *arguments: str) -> Any:
-    """Run a program of molecule/programs on the web node; it prints JSON."""
+    """Run a program of molecule/shared/programs on the web node; it prints JSON."""
     return json.loads(output(nodes.web, node_programs.command(name, *arguments)))
 
 

@@ -1,6 +1,6 @@
 """The virtual machine whose power is cut: Vagrant's db, by libvirt. `make vagrant-test` runs these tests.
 
-Helpers come from molecule/faults (`ledgers`), molecule/side_effects (`disturbed`) and scripts, which pytest
+Helpers come from molecule/faults (`ledgers`) and molecule/shared/side_effects (`disturbed`), which pytest
 finds by pyproject.toml.
 """
 

@@ -174,8 +174,8 @@ def check(trial: Trial) -> None:
             fqdn = trial.run("vagrant", "ssh", name, "--command", "hostname --fqdn")
             if fqdn.split() != [f"{name}.vagrant.internal"]:
                 raise TrialError(f"`vagrant ssh {name}` reaches another machine: {fqdn}")
-    with trial.phase("the tests of the nodes (molecule/tests)"):
-        trial.run(tool("pytest"), "-p", "no:cacheprovider", "molecule/tests")
+    with trial.phase("the tests of the nodes (molecule/shared/tests)"):
+        trial.run(tool("pytest"), "-p", "no:cacheprovider", "molecule/shared/tests")
     service = read_service(trial.inventory)
     with trial.phase("HTTPS from this computer: POST and GET"):
         trip = send_and_read_back(service.url, service.certificate_authority)

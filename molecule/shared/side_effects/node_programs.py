@@ -1,4 +1,4 @@
-"""The programs of molecule/programs, which run on a node by the application's own Python."""
+"""The programs of molecule/shared/programs, which run on a node by the application's own Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tarfile
 
 from cli.inventory import PROJECT
 
-PROGRAMS = PROJECT / "molecule/programs"
+PROGRAMS = PROJECT / "molecule/shared/programs"
 PYTHON = "/opt/timestamp-service/current/venv/bin/python"
 
 

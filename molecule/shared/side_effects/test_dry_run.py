@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cli.inventory import PROJECT, Service, environment, tool
 
-INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
+INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/shared/inventory"))
 
 
 def secrets(service: Service) -> list[str]:

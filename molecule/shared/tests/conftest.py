@@ -60,7 +60,7 @@ def address(group: str) -> str:
 
 
 def run_program(node: Host, name: str, *arguments: str) -> Any:
-    """Run a program of molecule/programs on a web node; it prints JSON."""
+    """Run a program of molecule/shared/programs on a web node; it prints JSON."""
     return json.loads(node.check_output(node_programs.command(name, *arguments)))
 
 

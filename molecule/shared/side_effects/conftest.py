@@ -11,4 +11,4 @@ from cli.inventory import PROJECT, Service, read_service
 
 @pytest.fixture(scope="session")
 def service() -> Service:
-    return read_service(os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory")))
+    return read_service(os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/shared/inventory")))

@@ -13,7 +13,7 @@ from disturbed import ask, try_play
 
 from cli.inventory import PROJECT, Service
 
-INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
+INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/shared/inventory"))
 # A role, the group of its node, a setting that only the program itself can know to be wrong, and the file.
 WRONG: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("firewall", "web", {"firewall_ssh_sources": ["10.0.0.0/99"]}, "/etc/nftables.conf"),

@@ -20,7 +20,7 @@ from disturbed import run, try_play, until
 
 from cli.inventory import PROJECT, Host, Service
 
-INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/inventory"))
+INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/shared/inventory"))
 ORIGIN = "https://app.example.com"
 METRICS_PORT = 9443
 RATE, BURST = 1, 20
