@@ -20,67 +20,70 @@ TESTS ?=
 WORKERS ?= 3
 PROVIDER ?= libvirt
 
-# Ansible ignores an ansible.cfg beside it where others may write to the folder.
+# Ansible ignores an ansible.cfg in a folder that others may write to, unless it is named.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(VENV)/bin:$(PATH)
-export PYTHON VENV FORCE V NODE UNIT COMMAND
+export PYTHON VENV V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
+CLI = $(RUN) -m cli $@ --inventory $(INVENTORY)
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+# Role local_node builds images of Debian in its module_utils; the Vagrant box is built from such an image.
+NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback rebuild backup restore
 .PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
-up: ## Make the two nodes, set them up, send one timestamp the whole way (again: only what changed)
-	@started=$$(date +%s.%N); STEPS=5 scripts/setup.sh up; $(RUN) scripts/up.py --inventory $(INVENTORY) --started $$started
+up: ## Create the two nodes, set them up and record one timestamp; run it again to apply changes
+	@started=$$(date +%s.%N); STEPS=5 scripts/setup.sh up; $(CLI) --started $$started
 
-status: | $(VENV)/made-of ## A line a unit of every node, and one for the whole way (it records one timestamp)
-	@$(RUN) scripts/status.py --inventory $(INVENTORY)
+status: | $(VENV)/.stamp ## One line for each unit of every node, and one for a timestamp end to end (it is recorded)
+	@$(CLI)
 
-diagnose: | $(VENV)/made-of ## Check everything, and say for each failure what mends it (it records one timestamp)
-	@$(RUN) scripts/diagnose.py --inventory $(INVENTORY)
+diagnose: | $(VENV)/.stamp ## Check everything, and say how to fix each failure (it records one timestamp)
+	@$(CLI)
 
-logs: | $(VENV)/made-of ## Logs of our units: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1
-	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node "$$NODE" --unit "$$UNIT" --lines $(LINES) $(if $(FOLLOW),--follow) logs
+logs: | $(VENV)/.stamp ## Logs of the nodes: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1
+	@$(CLI) --node "$$NODE" --unit "$$UNIT" --lines $(LINES) $(if $(FOLLOW),--follow)
 
-ssh: | $(VENV)/made-of ## A root shell on a node: NODE=web (COMMAND='…' runs that instead)
-	@$(RUN) scripts/node.py --inventory $(INVENTORY) --node "$$NODE" --command "$$COMMAND" ssh
+ssh: | $(VENV)/.stamp ## A root shell on a node: NODE=web (COMMAND='…' runs that instead)
+	@$(CLI) --node "$$NODE" --command "$$COMMAND"
 
-url: | $(VENV)/made-of ## The base URL (make -s url)
-	@$(RUN) scripts/inventory.py --inventory $(INVENTORY) url
+url: | $(VENV)/.stamp ## The base URL (make -s url)
+	@$(CLI)
 
-ca: | $(VENV)/made-of ## The path of the CA certificate (make -s ca)
-	@$(RUN) scripts/inventory.py --inventory $(INVENTORY) ca
+ca: | $(VENV)/.stamp ## The path of the CA certificate (make -s ca)
+	@$(CLI)
 
-deploy: | $(VENV)/made-of ## Put this checkout's release in the place of the one that runs, without a failed request
+deploy: | $(VENV)/.stamp ## Replace the running release by this checkout's, without a failed request
 	ansible-playbook -i $(INVENTORY) playbooks/deploy.yml
 
-rollback: | $(VENV)/made-of ## Go back to the release that ran before (RELEASE=… to another)
+rollback: | $(VENV)/.stamp ## Return to the previous release (RELEASE=… to another)
 	ansible-playbook -i $(INVENTORY) playbooks/rollback.yml -e rollback_release=$(RELEASE)
 
-rebuild: | $(VENV)/made-of ## Make the database anew from the log while the service goes on, and prove it
+rebuild: | $(VENV)/.stamp ## Rebuild the database from the log while the service runs, and verify it
 	ansible-playbook -i $(INVENTORY) playbooks/rebuild.yml $(REBUILD)
 
-backup: | $(VENV)/made-of ## Save what is new in the log as files: BACKUP='-e timestamp_backup_folder=/mnt/backup'
+backup: | $(VENV)/.stamp ## Save new records of the log as files: BACKUP='-e timestamp_backup_folder=/mnt/backup'
 	ansible-playbook -i $(INVENTORY) playbooks/backup.yml $(BACKUP)
 
-restore: | $(VENV)/made-of ## Put a backup into a Kafka that is new, and make the database from it
+restore: | $(VENV)/.stamp ## Restore a backup into a new Kafka, and rebuild the database from it
 	ansible-playbook -i $(INVENTORY) playbooks/restore.yml $(BACKUP)
 
-stop: | $(VENV)/made-of ## Power the nodes off; `make up` boots them again with their data
-	@$(RUN) scripts/down.py --inventory $(INVENTORY) stop
+stop: | $(VENV)/.stamp ## Power the nodes off; `make up` boots them again with their data
+	@$(CLI)
 
 down: ## Erase the nodes with their data and secrets; asks first (FORCE=1 does not)
 	@if [ -x $(VENV)/bin/ansible-playbook ] || [ -e /var/lib/timestamp-service ]; then \
-	    scripts/setup.sh up >/dev/null; $(RUN) scripts/down.py --inventory $(INVENTORY) down; \
+	    scripts/setup.sh up >/dev/null; $(CLI) $(if $(filter 1,$(FORCE)),--force); \
 	else echo 'There is nothing to remove.'; fi
 
 ##@ Develop
 setup: ## Install what is missing: Debian packages and .venv (activate it by: . .venv/bin/activate)
 	@scripts/setup.sh up test vagrant
 
-# Of Vagrant's machines the containers, which take minutes.
+# The Vagrant test uses containers, which take minutes; virtual machines can take an hour.
 test: PROVIDER = lxc
 test: lint unit molecule vagrant-test integration ## All checks
 
@@ -94,11 +97,11 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	ruff check .
 	ruff format --check .
 	cd app && lint-imports --no-cache
-	cd app && mypy && MYPYPATH=.:..:../scripts mypy -p bench
-	mypy scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
-	mypy molecule/tests
-	mypy molecule/programs
-	mypy molecule/side_effects
+	cd app && mypy && MYPYPATH=.:.. mypy -p bench
+	mypy cli scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
+	mypy molecule/shared/tests
+	mypy molecule/shared/programs
+	mypy molecule/shared/side_effects
 	mypy molecule/faults
 	mypy molecule/vagrant
 	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
@@ -120,27 +123,25 @@ test-docs: setup ## The page /docs in a real browser (installs Chromium, 300 MB;
 molecule: setup ## The whole stack on two fresh nodes of its own
 	molecule test
 
-test-side-effects: setup ## Boot, break and mend two fresh nodes, with the slow cases that `make molecule` leaves out
+test-side-effects: setup ## Reboot, break and repair two fresh nodes, with the slow cases that `make molecule` leaves out
 	molecule converge
-	TIMESTAMP_INVENTORY=molecule/inventory pytest molecule/side_effects
+	TIMESTAMP_INVENTORY=molecule/shared/inventory pytest molecule/shared/side_effects
 	molecule destroy
 
 test-faults: setup ## Faults, rebuilds, deployments and backups under load, on two fresh nodes (TESTS='-k reboot': a part)
 	trap 'molecule destroy --scenario-name faults' EXIT; molecule converge --scenario-name faults; \
 	    TIMESTAMP_INVENTORY=molecule/faults/inventory pytest molecule/faults $(TESTS)
 
-audit: ## Audit the running nodes by lynis and testssl.sh; what is not mended must be waived with a reason
-	@scripts/setup.sh up audit; $(RUN) scripts/audit.py --inventory $(INVENTORY)
+audit: ## Audit the running nodes by lynis and testssl.sh; a finding that is not fixed must be waived with a reason
+	@scripts/setup.sh up audit; $(CLI)
 
-vagrant-test: ## The Vagrant machines from nothing to nothing: PROVIDER=libvirt (emulated: an hour) or lxc
-	@scripts/setup.sh up test vagrant $(PROVIDER); \
-	    PYTHONPATH=roles/local_node/module_utils $(RUN) scripts/vagrant_test.py --provider $(PROVIDER)
+vagrant-test: ## Create, test and destroy the Vagrant machines: PROVIDER=libvirt (emulated: an hour) or lxc
+	@scripts/setup.sh up test vagrant $(PROVIDER); $(NSPAWN) $(RUN) -m scripts.vagrant.trial --provider $(PROVIDER)
 
 box: ## Build a Vagrant box from Debian packages and add it: PROVIDER=libvirt (TIMESTAMP_BOX chooses it) or lxc
-	@scripts/setup.sh up vagrant $(PROVIDER); \
-	    PYTHONPATH=roles/local_node/module_utils $(RUN) scripts/box.py --provider $(PROVIDER)
+	@scripts/setup.sh up vagrant $(PROVIDER); $(NSPAWN) $(RUN) -m scripts.vagrant.box --provider $(PROVIDER)
 
-docs: setup ## Make the README of every role and docs/variables.md from the argument specifications
+docs: setup ## Generate the README of every role and docs/variables.md from the argument specifications
 	$(RUN) scripts/role_docs.py
 
 requirements: setup ## Pin the newest versions that requirements/*.in allow
@@ -149,20 +150,20 @@ requirements: setup ## Pin the newest versions that requirements/*.in allow
 	        --no-emit-trusted-host --strip-extras --output-file=$$name.txt $$name.in; done
 
 bench: ## Measure what nginx costs on the running nodes, by recording timestamps: BENCH='--rounds 7 --seconds 3'
-	@scripts/setup.sh up bench; $(AS_ROOT) env PYTHONPATH=app:scripts $(RUN) -m bench.proxying --inventory $(INVENTORY) $(BENCH)
+	@scripts/setup.sh up bench; $(AS_ROOT) env PYTHONPATH=app $(RUN) -m bench.proxying --inventory $(INVENTORY) $(BENCH)
 
 bench-app: ## Measure the three processes on loopback, next to rulers: BENCH='--quick' or what `--help` lists
-	@scripts/setup.sh test bench; PYTHONPATH=app $(VENV)/bin/python -B -m bench $(BENCH)
+	@scripts/setup.sh test bench; PYTHONPATH=app $(RUN) -m bench $(BENCH)
 
 bench-rebuild: ## Measure a rebuild of 1,000,000 records on loopback: BENCH='--records 100000'
-	@scripts/setup.sh test bench; PYTHONPATH=app $(VENV)/bin/python -B -m bench.rebuilding $(BENCH)
+	@scripts/setup.sh test bench; PYTHONPATH=app $(RUN) -m bench.rebuilding $(BENCH)
 
 bench-provision: ## Measure `make up` on nodes of its own: nothing cached, all cached, nothing to do
-	@scripts/setup.sh up; $(RUN) scripts/bench_provision.py
+	@scripts/setup.sh up; $(RUN) -m bench.provisioning
 
-$(VENV)/made-of:
+$(VENV)/.stamp:
 	@echo 'Nothing is set up yet: run `make up` (or `make setup`).' >&2; exit 1
 
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } \
-	    /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	    /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from inventory import Host, Service
+from cli.inventory import Host, Service
 
 _NGINX, _JOURNAL = "nginx.service", "systemd-journald.service"
 # The names of the units in the table; other instances of a unit are left out.

@@ -11,13 +11,12 @@ from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
-from inventory import InventoryError, Service, read_service
-from units import PROCESSES
-
 from bench import apis, nodes, report, wrk
 from bench.apis import Target
 from bench.nodes import Nodes, NodesError
 from bench.report import Sample
+from cli.inventory import InventoryError, Service, read_service
+from cli.units import PROCESSES
 
 # Each is posted and read by one client, before anything is measured.
 _SEEDS = 1000

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing on this computer: Debian packages and the Python environment.
 # usage: scripts/setup.sh PURPOSE…   (a purpose is a list requirements/debian/PURPOSE.txt)
-# STEPS=n in the environment numbers what it says as the first two of n steps.
+# STEPS=n in the environment numbers its messages as the first two of n steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,10 +32,10 @@ is_installed() {
 install_packages() {
     local packages=() missing=() package no_cluster=
     mapfile -t packages < <(for purpose; do grep -v '^#' "requirements/debian/$purpose.txt"; done)
-    # One query for all of them; only when it finds something missing is each asked for by itself.
+    # One query for all packages; only if it finds one missing is each package looked up.
     if [ "$(dpkg-query --show --showformat='${db:Status-Status}\n' "${packages[@]}" 2>/dev/null |
         grep -c '^installed$')" -ge ${#packages[@]} ]; then
-        say 1 'Debian packages: all there'
+        say 1 'Debian packages: all installed'
         return
     fi
     for package in "${packages[@]}"; do
@@ -43,7 +43,7 @@ install_packages() {
     done
     say 1 "Debian packages: install ${missing[*]}"
     if [[ " ${missing[*]} " == *' postgresql-'* ]] && ! is_installed postgresql-common; then
-        # The tests start their own servers; this computer is to get none that runs by itself.
+        # The tests start their own servers; no cluster shall run on this computer by itself.
         no_cluster=/etc/postgresql-common/createcluster.d/timestamp-service.conf
         as_root mkdir -p "${no_cluster%/*}"
         echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
@@ -54,7 +54,7 @@ install_packages() {
     if ! { as_root "${apt[@]}" update && as_root "${apt[@]}" install --yes --no-install-recommends "${missing[@]}"; } \
         >"$log" 2>&1 </dev/null; then
         tail -n 30 "$log" >&2
-        echo "The packages could not be installed; apt's messages are above, all of them in $log." >&2
+        echo "The packages could not be installed; the end of apt's output is above, all of it in $log." >&2
         return 1
     fi
     rm -f "$log"
@@ -63,7 +63,7 @@ install_packages() {
     fi
 }
 
-# What the environment was made of and where: it is remade when one of them changes.
+# What the environment depends on: it is recreated when one of these changes.
 fingerprint() {
     echo "$venv"
     "$python" --version
@@ -72,28 +72,28 @@ fingerprint() {
 
 install_python() {
     local image='' failed=''
-    if [ "$(cat "$venv/made-of" 2>/dev/null)" = "$(fingerprint)" ] && "$venv/bin/python" -c 'import ansible' 2>/dev/null; then
-        say 2 'Python environment: as pinned'
+    if [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$(fingerprint)" ] && "$venv/bin/python" -c 'import ansible' 2>/dev/null; then
+        say 2 'Python environment: up to date'
         return
     fi
     say 2 "Python environment: install $wanted"
-    # The nodes' image takes as long as this: it is built at the same time. Should it fail, the role says why.
+    # Building the nodes' image takes as long, so it runs at the same time. If it fails, the role reports why.
     if [[ " $* " == *' up '* ]]; then
         as_root env PYTHONPATH=roles/local_node/module_utils "$python" -B -m nspawn_nodes.root_image \
             --cache "$cache" --packages roles/local_node/files/root_packages.txt >/dev/null 2>&1 </dev/null &
         image=$!
     fi
     rm -rf "$venv"
-    # Without compiling, as of the ansible package only a small part is ever used: half the time.
+    # Compiling would double the time, and only a small part of the ansible package is ever used.
     "$python" -m venv "$venv" &&
         "$venv/bin/pip" install --quiet --disable-pip-version-check --no-input --no-compile --require-hashes \
             --requirement "$wanted" &&
-        fingerprint >"$venv/made-of" || failed=yes
+        fingerprint >"$venv/.stamp" || failed=yes
     if [ -n "$image" ]; then
         wait "$image" || true
     fi
     if [ -n "$failed" ]; then
-        echo "The Python environment $venv could not be made; the messages are above." >&2
+        echo "The Python environment $venv could not be created; the messages are above." >&2
         return 1
     fi
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import audit
 import pytest
 import yaml
-from audit import Finding
+
+from cli import audit
+from cli.audit import Finding
 
 REPORT = """lynis_version=3.0.8
 warning[]=PKGS-7392|Found one or more vulnerable packages.|-|-|
@@ -22,7 +23,7 @@ def test_report_of_lynis_is_read() -> None:
 
 
 def test_report_without_an_index_is_no_report() -> None:
-    with pytest.raises(ValueError, match="did not reach its end"):
+    with pytest.raises(ValueError, match="did not finish"):
         audit.lynis_findings("db", "lynis_version=3.0.8\n")
 
 
@@ -34,7 +35,7 @@ def test_report_of_testssl_is_read() -> None:
     assert audit.testssl_findings("web", report) == [Finding("web", "cert_revocation", "HIGH: none")]
 
 
-def test_check_that_testssl_could_not_make_is_told_from_one_that_failed() -> None:
+def test_check_that_testssl_could_not_make_differs_from_one_that_failed() -> None:
     report = [
         {"id": "scanProblem", "severity": "FATAL", "finding": "repeated TCP connect problems"},
         {"id": "sessionresumption_ticket", "severity": "WARN", "finding": "check failed"},

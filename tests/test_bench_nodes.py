@@ -7,11 +7,11 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from inventory import Host, Service
 
 from bench import nodes, proxying, report
 from bench.nodes import Nodes, NodesError
 from bench.report import Sample
+from cli.inventory import Host, Service
 
 SAID = """\
 pid:[4026532183]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import units
 import yaml
+
+from cli import units
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONTRACT: dict[str, Any] = yaml.safe_load((PROJECT / "roles/contract/vars/main.yml").read_text())

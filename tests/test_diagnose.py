@@ -1,4 +1,4 @@
-"""What `make diagnose` makes of a node's state; molecule/side_effects breaks real nodes."""
+"""The checks of a node's state and their fixes; molecule/shared/side_effects breaks real nodes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import diagnose
 import pytest
-from inventory import Host
-from units import units_of
+
+from cli import checks, diagnose
+from cli.inventory import Host
+from cli.units import units_of
 
 NOW = 1_800_000_000.0
 
@@ -25,7 +26,7 @@ DATABASE, WEB = NODES
 
 
 def state(**changes: Any) -> dict[str, Any]:
-    """Return what a node without a fault says."""
+    """Return the state of a node without a fault."""
     return {
         "time": NOW,
         "ahead": 0.0,
@@ -41,8 +42,8 @@ def state(**changes: Any) -> dict[str, Any]:
     }
 
 
-def failures(node: Host, **changes: Any) -> list[diagnose.Check]:
-    return [check for check in diagnose.look_at_node(node, NODES, state(**changes)) if not check.passed]
+def failures(node: Host, **changes: Any) -> list[checks.Check]:
+    return [check for check in checks.look_at_node(node, NODES, state(**changes)) if not check.passed]
 
 
 def unit(**changes: str) -> dict[str, str]:
@@ -72,7 +73,7 @@ def test_nothing_fails_where_nothing_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "what", "mend"),
+    ("changes", "what", "fix"),
     [
         ({"ahead": 100.0}, "clock", "systemd-timesyncd"),
         ({"ahead": -100.0}, "clock", "systemd-timesyncd"),
@@ -82,7 +83,11 @@ def test_nothing_fails_where_nothing_is_wrong() -> None:
         ({"units": [unit(ActiveState="failed", journal="no key\n")]}, "nginx.service", "make logs NODE=web"),
         ({"units": [unit(ActiveState="inactive", LoadState="masked")]}, "nginx.service", "systemctl unmask"),
         ({"units": [unit(ActiveState="inactive", LoadState="not-found")]}, "nginx.service", "site.yml"),
-        ({"units": [unit(ActiveState="activating", SubState="start")]}, "nginx.service", "it waits for what"),
+        (
+            {"units": [unit(ActiveState="activating", SubState="start")]},
+            "nginx.service",
+            "waits for",
+        ),
         (
             {"volumes": [{"path": "/d", "free": 9 << 30, "size": 100 << 30, "free_inodes": 0.9}]},
             "volume of /d",
@@ -130,15 +135,15 @@ def test_nothing_fails_where_nothing_is_wrong() -> None:
         ),
     ],
 )
-def test_failure_names_its_mend(changes: dict[str, Any], what: str, mend: str) -> None:
-    (found,) = failures(WEB, **changes)
-    assert found.what == what
-    assert mend in found.mend
-    assert diagnose.line(found).startswith("FAIL  web")
+def test_failure_names_its_fix(changes: dict[str, Any], what: str, fix: str) -> None:
+    (failure,) = failures(WEB, **changes)
+    assert failure.what == what
+    assert fix in failure.fix
+    assert checks.line(failure).startswith("FAIL  web")
 
 
 @pytest.mark.parametrize(
-    ("said", "mend"),
+    ("said", "fix"),
     [
         ({"status": 0, "said": "timed out"}, "the process hangs"),
         ({"status": 503, "said": '{"detail": "The kafka does not answer."}'}, "it cannot use Kafka"),
@@ -146,10 +151,10 @@ def test_failure_names_its_mend(changes: dict[str, Any], what: str, mend: str) -
         ({"status": 500, "said": "?"}, "make logs NODE=web UNIT=timestamp-query.service"),
     ],
 )
-def test_process_that_is_not_ready_says_what_it_lacks(said: dict[str, Any], mend: str) -> None:
+def test_process_that_is_not_ready_says_what_it_lacks(said: dict[str, Any], fix: str) -> None:
     running = [unit(Id="timestamp-query.service")]
-    (found,) = failures(WEB, units=running, ready=[{"port": 7082, **said}])
-    assert mend in found.mend
+    (failure,) = failures(WEB, units=running, ready=[{"port": 7082, **said}])
+    assert fix in failure.fix
 
 
 @pytest.mark.parametrize(
@@ -160,9 +165,9 @@ def test_process_that_is_not_ready_says_what_it_lacks(said: dict[str, Any], mend
         ({"error": "", "connections": 3, "most": 100, "table": False}, "table timestamp_records"),
     ],
 )
-def test_faults_of_the_database_are_told_apart(said: dict[str, Any], what: str) -> None:
-    (found,) = failures(DATABASE, database=said)
-    assert found.what == what
+def test_faults_of_the_database_are_distinguished(said: dict[str, Any], what: str) -> None:
+    (failure,) = failures(DATABASE, database=said)
+    assert failure.what == what
 
 
 @pytest.fixture

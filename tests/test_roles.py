@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import role_docs
 import yaml
+
+from scripts import role_docs
 
 PROJECT = Path(__file__).resolve().parents[1]
 FOLDERS = sorted(path for path in (PROJECT / "roles").iterdir() if (path / "tasks").is_dir())

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import vagrant_test
-from inventory import PROJECT, environment, tool
+
+from cli.inventory import PROJECT, environment, tool
+from scripts.vagrant import trial
 
 PROVIDERS = ["libvirt", "lxc", "virtualbox"]
 OWN = {
@@ -140,7 +141,9 @@ def test_lxc_by_default(rendered: Render) -> None:
     assert machine["networks"] == []
     assert settings["net.1.ipv4.address"] == "192.168.56.11/24"
     assert settings["net.1.link"] == "ts-vagrant"
-    assert f"{PROJECT}/scripts/lxc_bridge.sh up ts-vagrant 192.168.56.1 " in settings["hook.pre-start"]
+    assert (
+        f"{PROJECT}/scripts/vagrant/lxc_bridge.sh up ts-vagrant 192.168.56.1 " in settings["hook.pre-start"]
+    )
     assert machine["settings"]["container_name"] == "ts-vagrant-db"
 
 
@@ -189,6 +192,6 @@ def test_key_is_the_one_that_vagrant_made(tmp_path: Path, provider: str) -> None
 
 def test_what_changed_is_read_from_the_recap() -> None:
     recap = "db : ok=56   changed=2    unreachable=0\nweb : ok=65   changed=1    unreachable=0\n"
-    assert vagrant_test.changed(recap) == 3
-    with pytest.raises(vagrant_test.TrialError):
-        vagrant_test.changed("nothing of that kind")
+    assert trial.changed(recap) == 3
+    with pytest.raises(trial.TrialError):
+        trial.changed("nothing of that kind")

@@ -1,6 +1,6 @@
 """The nodes that may be disturbed: those of the scenario faults, or those that TIMESTAMP_INVENTORY names.
 
-Helpers come from molecule/side_effects (`disturbed`) and scripts, which pytest finds by pyproject.toml.
+Helpers come from molecule/shared/side_effects (`disturbed`), which pytest finds by pyproject.toml.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from inventory import PROJECT, Service, read_service
 from nodes import Nodes
+
+from cli.inventory import PROJECT, Service, read_service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/faults/inventory"))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inventory import PROJECT, Service
+from cli.inventory import PROJECT, Service
 
 COMMAND = [sys.executable, "-m", "timestamp_service.ledger"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT / "app")}

@@ -17,8 +17,9 @@ from typing import Any
 import disturbed
 import node_programs
 from disturbed import ask, failures, run, until
-from inventory import Host, Service, default_of
-from units import ACCESS_LOG, postgresql_unit
+
+from cli.inventory import Host, Service, default_of
+from cli.units import ACCESS_LOG, postgresql_unit
 
 KAFKA = "kafka.service"
 POSTGRESQL = postgresql_unit(default_of("postgresql", "postgresql_version"))
@@ -65,7 +66,7 @@ def output(node: Host, command: str) -> str:
 
 
 def run_program(nodes: Nodes, name: str, *arguments: str) -> Any:
-    """Run a program of molecule/programs on the web node; it prints JSON."""
+    """Run a program of molecule/shared/programs on the web node; it prints JSON."""
     return json.loads(output(nodes.web, node_programs.command(name, *arguments)))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from disturbed import run
-from inventory import PROJECT, environment, tool
 from nodes import Nodes, broker, run_program
+
+from cli.inventory import PROJECT, environment, tool
 
 DENIED = "TOPIC_AUTHORIZATION_FAILED"
 # Whoever asks.

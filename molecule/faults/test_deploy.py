@@ -11,9 +11,10 @@ from pathlib import Path
 import ledgers
 import pytest
 from disturbed import ask, break_play_off, run, until
-from inventory import PROJECT
 from ledgers import Ledger
 from nodes import COMMAND, CONSUMER, QUERY, Nodes, main_process, output
+
+from cli.inventory import PROJECT
 
 DEPLOY, ROLLBACK = "playbooks/deploy.yml", "playbooks/rollback.yml"
 SECONDS_AROUND = 3.0

@@ -1,6 +1,6 @@
 """The virtual machine whose power is cut: Vagrant's db, by libvirt. `make vagrant-test` runs these tests.
 
-Helpers come from molecule/faults (`ledgers`), molecule/side_effects (`disturbed`) and scripts, which pytest
+Helpers come from molecule/faults (`ledgers`) and molecule/shared/side_effects (`disturbed`), which pytest
 finds by pyproject.toml.
 """
 
@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 import pytest
-from inventory import PROJECT, Service, read_service
+
+from cli.inventory import PROJECT, Service, read_service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "inventories/vagrant"))
 VAGRANT = Path(os.environ.get("VAGRANT_DOTFILE_PATH", str(PROJECT / ".vagrant")))

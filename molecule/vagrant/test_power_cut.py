@@ -14,10 +14,11 @@ from pathlib import Path
 
 import node_programs
 import pytest
-import vagrant_host
 from disturbed import failures
-from inventory import Host, Service
 from ledgers import COMMAND, ENVIRONMENT, Ledger, check, reach
+
+from cli.inventory import Host, Service
+from scripts.vagrant import host
 
 TOPIC = "timestamp.command.v1"
 # An emulated machine boots for a minute or two, and so does Kafka after that.
@@ -69,16 +70,16 @@ def acknowledged(ledger: Path) -> set[str]:
 def test_power_cut(service: Service, domain: str, messages: int, tmp_path: Path) -> None:
     db, web = (next(node for node in service.nodes if group in node.groups) for group in ("kafka", "web"))
     flush_after(db, messages)
-    assert vagrant_host.until(lambda: not failures(service), WELL_SECONDS), failures(service)
+    assert host.until(lambda: not failures(service), WELL_SECONDS), failures(service)
     ledger = Ledger.start(service, tmp_path / "ledger", RATE, "--give-up", "1800", "--drain", "300")
     try:
-        assert vagrant_host.until(lambda: ledger.acknowledged() > 0, 120), "nothing is acknowledged"
+        assert host.until(lambda: ledger.acknowledged() > 0, 120), "nothing is acknowledged"
         time.sleep(BEFORE_SECONDS)
-        vagrant_host.virsh("destroy", domain)
+        host.virsh("destroy", domain)
         cut = time.monotonic()
         before = acknowledged(ledger.file)
-        vagrant_host.virsh("start", domain)
-        assert vagrant_host.until(lambda: not failures(service), WELL_SECONDS), failures(service)
+        host.virsh("start", domain)
+        assert host.until(lambda: not failures(service), WELL_SECONDS), failures(service)
         seconds = time.monotonic() - cut
         summary = ledger.stop()
     finally:

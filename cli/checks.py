@@ -1,0 +1,229 @@
+"""The checks of `make diagnose`: what a node's state means, and for each failure how to fix it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cli.inventory import Host
+from cli.units import PROCESSES
+
+# site.yml renews a certificate that has fewer days left.
+CERTIFICATE_DAYS = 30
+FREE_SHARE = 0.1
+FREE_BYTES = 1 << 30
+CLOCK_SECONDS = 2.0
+CONNECTIONS_SHARE = 0.8
+DAY_SECONDS = 86400
+GIBIBYTE = 1 << 30
+# How the unit behind a port begins.
+UNIT_BEHIND: Mapping[str, str] = {"9092": "kafka.", "5432": "postgresql@"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: where, what was checked, the result, and for a failure how to fix it."""
+
+    where: str
+    what: str
+    result: str
+    fix: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is nothing to fix."""
+        return not self.fix
+
+
+def line(check: Check) -> str:
+    """Return a check as text: one line, and below a failure how to fix it."""
+    text = f"{'pass' if check.passed else 'FAIL'}  {check.where:<8} {check.what}: {check.result}"
+    return text if check.passed else f"{text}\n      fix: {check.fix}"
+
+
+def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> Iterator[Check]:
+    """Yield the checks of the state that a node reports."""
+    yield clock(node, state)
+    yield from (volume(node, one) for one in state["volumes"])
+    yield from (certificate(node, one, state["time"]) for one in state["certificates"])
+    yield Check(
+        node.short_name,
+        "firewall",
+        "loaded" if state["firewall"] else "its rules are not loaded: every port is open",
+        "" if state["firewall"] else on_node(node, "systemctl restart nftables"),
+    )
+    units = {one["Id"]: one for one in state["units"]}
+    for one in units.values():
+        yield unit(node, one)
+    for name in sorted(set(state["failed_units"]) - set(units)):
+        yield Check(node.short_name, name, "failed", on_node(node, f"systemctl status {name}"))
+    if state["database"] is not None:
+        yield from database(node, state["database"])
+    for one in state["reached"]:
+        yield reached(node, nodes, one)
+    for one in state["ready"]:
+        if units.get(PROCESSES[one["port"]], {}).get("ActiveState") in ("active", "activating"):
+            yield ready(node, one)
+
+
+def unit_behind(node: Host, port: str) -> str:
+    """Return the unit of a node that serves a port of Kafka or PostgreSQL."""
+    return next(name for name in node.units if name.startswith(UNIT_BEHIND[port]))
+
+
+def on_node(node: Host, command: str) -> str:
+    """Return the make command that runs a command on a node."""
+    return f"make ssh NODE={node.short_name} COMMAND={shlex.quote(command)}"
+
+
+def logs_of(node: Host, name: str) -> str:
+    """Return the make command that shows a unit's journal."""
+    return f"make logs NODE={node.short_name} UNIT={name}"
+
+
+def clock(node: Host, state: Mapping[str, Any]) -> Check:
+    """Compare the clocks: certificates and the times of records depend on them."""
+    ahead = state["ahead"]
+    wrong = abs(ahead) > CLOCK_SECONDS
+    return Check(
+        node.short_name,
+        "clock",
+        f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this computer" if wrong else "right",
+        on_node(node, "systemctl restart systemd-timesyncd; timedatectl timesync-status") if wrong else "",
+    )
+
+
+def volume(node: Host, state: Mapping[str, Any]) -> Check:
+    """Check the free space and inodes of a volume."""
+    enough = (
+        state["free"] >= min(FREE_BYTES, state["size"] // 2) and state["free"] >= FREE_SHARE * state["size"]
+    )
+    inodes = state["free_inodes"] >= FREE_SHARE
+    result = f"{state['free'] / GIBIBYTE:.1f} GiB free of {state['size'] / GIBIBYTE:.1f}"
+    fix = (
+        f"add disk under {state['path']}: docs/operations.md, Growth of the log. What takes the space: "
+        + on_node(node, f"du --one-file-system -xh --max-depth=2 {state['path']} | sort -h | tail")
+    )
+    if not inodes:
+        result += f", {state['free_inodes']:.0%} of its inodes free"
+    return Check(node.short_name, f"volume of {state['path']}", result, "" if enough and inodes else fix)
+
+
+def certificate(node: Host, state: Mapping[str, Any], now: float) -> Check:
+    """Check that a certificate can be read, lasts for a while, and has its key."""
+    what = f"certificate {state['path']}"
+    renew = "run `ansible-playbook site.yml` (local nodes: `make up`): it renews the certificate"
+    if state["not_after"] is None:
+        return Check(node.short_name, what, "cannot be read", renew)
+    days = (state["not_after"] - now) / DAY_SECONDS
+    if not state["key_fits"]:
+        return Check(node.short_name, what, "its key is missing or belongs to another certificate", renew)
+    result = f"valid for {days:.0f} more days" if days > 0 else f"ended {-days:.0f} days ago"
+    return Check(node.short_name, what, result, renew if days < CERTIFICATE_DAYS else "")
+
+
+def unit(node: Host, state: Mapping[str, str]) -> Check:
+    """Check that a unit exists and runs; the result of one that does not has the end of its journal."""
+    name = state["Id"]
+    active = state.get("ActiveState", "")
+    if active == "active":
+        return Check(node.short_name, name, "runs")
+    if state.get("LoadState") == "masked":
+        return Check(node.short_name, name, "is masked", on_node(node, f"systemctl unmask --now {name}"))
+    if state.get("LoadState") == "not-found":
+        return Check(
+            node.short_name,
+            name,
+            "is not installed",
+            "run `ansible-playbook site.yml` (local nodes: `make up`)",
+        )
+    result = f"{active} ({state.get('SubState', '')}, {state.get('Result', '')})"
+    end = " / ".join(line.strip() for line in state.get("journal", "").splitlines())
+    if end:
+        result += f"; its journal ends with: {end[-500:]}"
+    if active == "activating" and state.get("SubState") == "start":
+        fix = f"it waits for a dependency: see the other checks, and {logs_of(node, name)}"
+    elif active == "inactive":
+        fix = on_node(node, f"systemctl start {name}")
+    else:
+        fix = f"{logs_of(node, name)}, then " + on_node(node, f"systemctl restart {name}")
+    return Check(node.short_name, name, result, fix)
+
+
+def database(node: Host, state: Mapping[str, Any]) -> Iterator[Check]:
+    """Check that PostgreSQL answers, has connections left, and has the table."""
+    if state["error"]:
+        yield Check(
+            node.short_name,
+            "database timestamps",
+            state["error"],
+            "if it was dropped, `ansible-playbook site.yml` recreates it and docs/operations.md says how it "
+            "is filled from the log; if PostgreSQL does not run: "
+            + on_node(node, f"systemctl restart {unit_behind(node, '5432')}"),
+        )
+        return
+    full = state["connections"] >= CONNECTIONS_SHARE * state["most"]
+    yield Check(
+        node.short_name,
+        "database connections",
+        f"{state['connections']} of {state['most']}",
+        "raise postgresql_connections, or lower the workers of the APIs" if full else "",
+    )
+    yield Check(
+        node.short_name,
+        "table timestamp_records",
+        "exists" if state["table"] else "missing",
+        ""
+        if state["table"]
+        else "the consumer creates it when it starts: make ssh NODE=web COMMAND='systemctl restart "
+        "timestamp-consumer.service'; docs/operations.md says how it is filled from the log",
+    )
+
+
+def reached(node: Host, nodes: Sequence[Host], state: Mapping[str, str]) -> Check:
+    """Check that a web node reaches the broker or the database, and name the part that prevents it."""
+    host, _, port = state["peer"].rpartition(":")
+    other = next(one for one in nodes if one.address == host)
+    name = unit_behind(other, port)
+    error = state["error"]
+    what = f"reaches {name.partition('@')[0].removesuffix('.service')} at {state['peer']}"
+    if not error:
+        return Check(node.short_name, what, "yes")
+    if "certificate" in error.lower():
+        fix = "run `ansible-playbook site.yml` (local nodes: `make up`): the two sides have different CAs"
+    elif "refused" in error:
+        fix = f"{name} does not listen there: " + on_node(other, f"systemctl restart {name}")
+    else:
+        fix = "packets are lost: is the node on, and does its firewall accept this node? " + on_node(
+            other, "nft list table inet timestamp_service"
+        )
+    return Check(node.short_name, what, error, fix)
+
+
+def ready(node: Host, state: Mapping[str, Any]) -> Check:
+    """Check that a process reports that it is ready; one that is not says what it lacks."""
+    name = PROCESSES[state["port"]]
+    if state["status"] == 200:
+        return Check(node.short_name, f"{name} is ready", "yes")
+    try:
+        result = str(json.loads(state["said"])["detail"])
+    except (ValueError, KeyError, TypeError):
+        result = state["said"]
+    lacks = result.lower()
+    if not state["status"]:
+        fix = f"the process hangs: {logs_of(node, name)}, then " + on_node(node, f"systemctl restart {name}")
+    elif any(word in lacks for word in ("kafka", "broker", "topic")):
+        fix = "it cannot use Kafka: see kafka.service above; for a refused password run site.yml; " + logs_of(
+            node, name
+        )
+    elif any(word in lacks for word in ("database", "postgres", "table")):
+        fix = (
+            "it cannot use PostgreSQL: see postgresql above; for a refused password run site.yml; "
+            + logs_of(node, name)
+        )
+    else:
+        fix = logs_of(node, name)
+    return Check(node.short_name, f"{name} is ready", result, fix)

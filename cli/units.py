@@ -1,0 +1,41 @@
+"""The units that the roles run on each node, by group, and our processes by port."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+CONTRACT = yaml.safe_load((PROJECT / "roles/contract/vars/main.yml").read_text())
+# On the web nodes, by the port of loopback on which each reports whether it is ready.
+PROCESSES: Mapping[int, str] = {
+    port: f"timestamp-{name}.service" for name, port in CONTRACT["contract_ports"].items()
+}
+# Shown as well where they are loaded: a second instance, for example.
+PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service")
+
+# One JSON object a request, as role nginx configures it on the web nodes; older files end in .1, .2, …
+NGINX = "nginx.service"
+ACCESS_LOG = "/var/log/nginx/access.json"
+
+
+def postgresql_unit(version: str) -> str:
+    """Return the unit of PostgreSQL of this major version, as Debian names it."""
+    return f"postgresql@{version}-main.service"
+
+
+def units_of(groups: Collection[str], postgresql_version: str) -> tuple[str, ...]:
+    """Return the units that a node of these groups has to run."""
+    by_group = {
+        "kafka": ("kafka.service",),
+        "postgresql": (postgresql_unit(postgresql_version),),
+        "web": (
+            NGINX,
+            "nginx-logrotate.timer",
+            *PROCESSES.values(),
+            *(name.replace(".service", ".socket") for name in PROCESSES.values()),
+        ),
+    }
+    return tuple(name for group, names in by_group.items() if group in groups for name in names)

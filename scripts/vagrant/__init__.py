@@ -1,0 +1,1 @@
+"""The Vagrant machines: their box, what they need on this computer, and their test."""
