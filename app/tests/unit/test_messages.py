@@ -49,7 +49,9 @@ def test_other_writings_of_the_same_are_read(written: bytes) -> None:
         (b"\xff\xfe", "not UTF-8"),
         (b"{", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"1" * 5_000, "not JSON"),
+        (b"1" * 5_000, "not a JSON object"),
+        (b"01", "not JSON"),
+        (value(command_id=ID, event_timestamp=TIMESTAMP, x=float("nan")), "not JSON"),
         (b"null", "not a JSON object"),
         (b"[]", "not a JSON object"),
         (b"{}", "command_id is missing"),
@@ -69,6 +71,18 @@ def test_other_writings_of_the_same_are_read(written: bytes) -> None:
 def test_malformed(written: bytes | None, reason: str) -> None:
     with pytest.raises(MalformedError, match=reason):
         messages.decode(written)
+
+
+@pytest.mark.parametrize(
+    "field", ["9" * 5_000, "1e" + "9" * 5_000, "[" * 3_000 + "]" * 3_000, '{"a":' * 3_000 + "0" + "}" * 3_000]
+)
+def test_fields_that_are_not_known_may_hold_whatever_json_allows(field: str) -> None:
+    assert (
+        messages.decode(
+            f'{{"x":{field},{value(command_id=ID, event_timestamp=TIMESTAMP).decode()[1:]}'.encode()
+        )
+        == COMMAND
+    )
 
 
 @given(st.binary(max_size=200))

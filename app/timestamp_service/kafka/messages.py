@@ -1,12 +1,12 @@
 """The messages of the topic: JSON objects with the id of a command and its instant."""
 
-import json
 import re
 from typing import NamedTuple
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 
-from timestamp_service import identifiers, instants
+from timestamp_service import identifiers, instants, strict_json
+from timestamp_service.strict_json import JSONError
 
 Headers = list[tuple[str, str | bytes | None]]
 
@@ -57,17 +57,17 @@ def decode(value: bytes | None) -> Command:
 
 def _fields(value: bytes) -> tuple[str, str]:
     try:
-        content = json.loads(value.decode("utf-8"))
+        content = strict_json.texts_in_object(value.decode("utf-8"), ("command_id", "event_timestamp"))
     except UnicodeDecodeError:
         raise MalformedError("the value is not UTF-8") from None
-    except (ValueError, RecursionError):
+    except JSONError:
         raise MalformedError("the value is not JSON") from None
-    if not isinstance(content, dict):
+    if content is None:
         raise MalformedError("the value is not a JSON object")
     fields = []
     for name in ("command_id", "event_timestamp"):
         field = content.get(name)
-        if not isinstance(field, str):
+        if field is None:
             raise MalformedError(f"{name} is missing or no text")
         fields.append(field)
     return fields[0], fields[1]
