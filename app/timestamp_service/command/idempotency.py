@@ -4,7 +4,7 @@ import re
 
 import falcon.asgi
 
-from timestamp_service.web import problems
+from timestamp_service.web import headers, problems
 
 HEADER = "Idempotency-Key"
 EXAMPLE = "8e03978e-40d5-43e8-bc93-6894a57f9324"
@@ -14,8 +14,11 @@ _KEY = re.compile(PATTERN)
 
 
 def key_of(request: falcon.asgi.Request) -> str | None:
-    """Return the idempotency key of `request`, or None. Raises a 400 problem when it is malformed."""
-    key = request.get_header(HEADER)
+    """Return the idempotency key of `request`, or None.
+
+    Raises a 400 problem when it is malformed, or came twice.
+    """
+    key = headers.single(request, HEADER)
     if key is not None and _KEY.fullmatch(key) is None:
         raise problems.Problem(
             400,

@@ -2,6 +2,8 @@
 
 import falcon.asgi
 
+from timestamp_service.web import headers
+
 # Private: whoever may read may be decided by a client certificate.
 FOR_EVER = "private, max-age=31536000, immutable"
 NEVER = "no-store"
@@ -14,7 +16,6 @@ def entity_tag(identifier: str) -> str:
 
 def has_it(request: falcon.asgi.Request, identifier: str) -> bool:
     """Return whether the header If-None-Match says that the client has the record of that id."""
-    if request.get_header("If-None-Match") is None:
-        return False
-    # The comparison is a weak one (RFC 9110, section 13.1.2).
-    return any(tag in ("*", identifier) for tag in request.if_none_match or ())
+    values = headers.lines(request, "if-none-match")
+    # The comparison is a weak one (RFC 9110, section 13.1.2). In quotes, * is a tag as any other.
+    return headers.members(values) == ["*"] or identifier in headers.entity_tags(values)

@@ -4,14 +4,14 @@ import re
 
 import falcon.asgi
 
-from timestamp_service.web import problems
+from timestamp_service.web import headers, problems
 
 HEADER = "Prefer"
 APPLIED_HEADER = "Preference-Applied"
 WAIT_MAX_SECONDS = 30
 
-_WAIT = re.compile(r"wait\s*=\s*(?:\"([0-9]+)\"|([0-9]+))\s*(?:;.*)?", re.IGNORECASE)
-_NAME = re.compile(r"wait\s*(?:[=;].*)?", re.IGNORECASE)
+_WAIT = re.compile(r"wait\s*=\s*(?:\"([0-9]+)\"|([0-9]+))", re.IGNORECASE)
+_NAME = re.compile(r"wait\s*(?:=.*)?", re.IGNORECASE)
 # 30 and more is the same, however many digits follow.
 _DIGITS_MAX = 9
 
@@ -22,14 +22,11 @@ def wait_of(request: falcon.asgi.Request) -> int | None:
     Preferences that are not known are ignored, as is all but the first `wait` (RFC 7240, section 2).
     Raises a 400 problem for a `wait` that is no number of seconds.
     """
-    header = request.get_header(HEADER)
-    if header is None:
-        return None
-    for preference in header.split(","):
-        text = preference.strip()
-        if _NAME.fullmatch(text) is None:
+    for member in headers.members(headers.lines(request, HEADER.lower())):
+        preference = headers.parts(member)[0]
+        if _NAME.fullmatch(preference) is None:
             continue
-        wait = _WAIT.fullmatch(text)
+        wait = _WAIT.fullmatch(preference)
         if wait is None:
             raise problems.Problem(
                 400, f"The header {HEADER} is not accepted. Expected are whole seconds such as wait=10."

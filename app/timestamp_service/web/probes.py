@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import falcon.asgi
 
 from timestamp_service.runtime import metrics
-from timestamp_service.web import problems
+from timestamp_service.web import headers, problems
 from timestamp_service.web.reply import JSON
 
 # Returns the name of what does not answer, or None when everything does.
@@ -88,8 +88,5 @@ def require_json_accepted(request: falcon.asgi.Request) -> None:
 
 def require_accepted(request: falcon.asgi.Request, media_type: str) -> None:
     """Raise a 406 problem where the client does not accept `media_type`."""
-    accept = request.get_header("Accept")
-    if accept is None or accept in ("*/*", media_type):
-        return
-    if not request.client_accepts(media_type):
+    if not headers.accepts(headers.lines(request, "accept"), media_type):
         raise problems.Problem(406, f"The answer is {media_type}, which the header Accept does not allow.")
