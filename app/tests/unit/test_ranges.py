@@ -26,6 +26,18 @@ CURSOR = Cursor(INSTANT, IDENTIFIER)
         ("to=2009-09-28%2019:03:12z", Range(end="2009-09-28T19:03:12Z")),
         ("limit=1", Range(limit=1)),
         ("limit=1000", Range(limit=1000)),
+        ("limit=0005", Range(limit=5)),
+        ("limit=00005", Range(limit=5)),
+        ("limit=" + "0" * 5000 + "1000", Range(limit=1000)),
+        # It has no records.
+        (
+            "from=2009-09-28T19:03:12Z&to=2009-09-28T21:03:12%2B02:00",
+            Range("2009-09-28T19:03:12Z", "2009-09-28T19:03:12Z"),
+        ),
+        (
+            "from=2009-09-28T19:03:12.45Z&to=2009-09-28T19:03:12.5Z",
+            Range("2009-09-28T19:03:12.45Z", "2009-09-28T19:03:12.5Z"),
+        ),
         (f"cursor={ranges.encode_cursor(CURSOR)}", Range(after=CURSOR)),
     ],
 )
@@ -39,6 +51,12 @@ def test_parse(query: str, expected: Range) -> None:
         ("from=yesterday", "parameter from"),
         ("to=2009-09-28T19:03:12", "parameter to"),
         ("limit=0", "1 to 1000"),
+        ("limit=0000", "1 to 1000"),
+        ("limit=01001", "1 to 1000"),
+        ("from=2009-09-28T19:03:13Z&to=2009-09-28T19:03:12Z", "is after"),
+        ("from=2009-09-28T19:03:12.5Z&to=2009-09-28T19:03:12.45Z", "is after"),
+        ("from=2009-09-28T19:03:12.1Z&to=2009-09-28T19:03:12Z", "is after"),
+        ("from=2009-09-28T19:03:12Z&to=2009-09-28T19:03:12%2B00:01", "is after"),
         ("limit=1001", "1 to 1000"),
         ("limit=-1", "1 to 1000"),
         ("limit=1.0", "1 to 1000"),

@@ -5,7 +5,6 @@ A page begins right after the last record of the page before (keyset): its cost 
 
 import base64
 import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,6 @@ _TIMES_VALUE = "(%s::timestamptz, %s::smallint)"
 _SELECT = f"SELECT {COLUMNS} FROM {TABLE}"  # noqa: S608
 # By the columns: their bare names would be those of the texts that are selected.
 _ORDER = f"ORDER BY {TABLE}.event_timestamp, {TABLE}.event_nanoseconds, {TABLE}.id LIMIT %s"
-_LIMIT = re.compile(r"[0-9]{1,4}")
 # Where a form would have put the space between date and time.
 _SEPARATOR = 10
 
@@ -97,9 +95,12 @@ def parse(query_string: str) -> Range:
         if name in values:
             raise problems.Problem(400, f"The parameter {name} is there more than once. Expected is one.")
         values[name] = value
+    start, end = (_instant(name, values.get(name)) for name in ("from", "to"))
+    if start is not None and end is not None and _order(start) > _order(end):
+        raise problems.Problem(400, f"The range is not accepted: from ({start}) is after to ({end}).")
     return Range(
-        start=_instant("from", values.get("from")),
-        end=_instant("to", values.get("to")),
+        start=start,
+        end=end,
         limit=_limit(values.get("limit")),
         after=_cursor(values.get("cursor")),
     )
@@ -121,16 +122,19 @@ def _instant(name: str, text: str | None) -> str | None:
         ) from None
 
 
+def _order(instant: str) -> tuple[str, str]:
+    """Return what orders canonical instants as they come: the fraction is a text of its own."""
+    seconds, _, fraction = instant.removesuffix("Z").partition(".")
+    return seconds, fraction
+
+
 def _limit(text: str | None) -> int:
     if not text:
         return LIMIT_DEFAULT
-    if (
-        text.isascii()
-        and text.isdecimal()
-        and len(text) <= len(str(LIMIT_MAX))
-        and 1 <= int(text) <= LIMIT_MAX
-    ):
-        return int(text)
+    if text.isascii() and text.isdecimal():
+        digits = text.lstrip("0")
+        if digits and len(digits) <= len(str(LIMIT_MAX)) and int(digits) <= LIMIT_MAX:
+            return int(digits)
     raise problems.Problem(400, f"The parameter limit is not accepted. Expected is 1 to {LIMIT_MAX}.")
 
 
