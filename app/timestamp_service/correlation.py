@@ -12,8 +12,11 @@ HEADER = "correlationId"
 TRACE_HEADER = "traceparent"
 _REPLY_HEADER = HEADER.lower()
 
-# W3C Trace Context, section 3.2: version 00, and neither id is all zeros.
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# W3C Trace Context, section 3.2: neither id is all zeros. Of a later version the first four fields are read,
+# and carried on as version 00, of whose flags only the lowest bit is known (section 3.2.4: 4.2).
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-((?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
 
 
 class CorrelationError(ValueError):
@@ -56,9 +59,17 @@ def from_request(identifier: str | None, traceparent: str | None) -> Correlation
         identifier = str(uuid_utils.uuid4())
     elif UUID.fullmatch(identifier) is None:
         raise CorrelationError("the header correlationId is not a UUID")
-    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is None:
-        traceparent = None
-    return Correlation(identifier, traceparent)
+    return Correlation(identifier, None if traceparent is None else _carried_on(traceparent))
+
+
+def _carried_on(traceparent: str) -> str | None:
+    fields = _TRACEPARENT.fullmatch(traceparent)
+    if fields is None:
+        return None
+    version, identifiers, flags, more = fields.groups()
+    if version == "00":
+        return traceparent if more is None else None
+    return f"00-{identifiers}-{int(flags, 16) & 1:02x}"
 
 
 def from_kafka(headers: Sequence[tuple[str, str | bytes | None]] | None) -> Correlation | None:

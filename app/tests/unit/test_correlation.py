@@ -43,6 +43,14 @@ def test_without_one_it_is_made() -> None:
         (TRACE.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32), None),
         (TRACE.replace("00f067aa0ba902b7", "0" * 16), None),
         (f"{TRACE}\n", None),
+        (f"{TRACE}-00", None),
+        (f"ff{TRACE[2:]}", None),
+        (f"cc{TRACE[2:]}x", None),
+        # Of a later version the first four fields are read, and carried on in the version that is known here.
+        (f"01{TRACE[2:]}", TRACE),
+        (f"cc{TRACE[2:]}-what-the-future-will-be-like", TRACE),
+        (f"cc{TRACE[2:-2]}fe", f"{TRACE[:-2]}00"),
+        (f"cc{TRACE[2:-2]}ff-", f"{TRACE[:-2]}01"),
     ],
 )
 def test_a_malformed_traceparent_is_dropped(sent: str | None, carried: str | None) -> None:
