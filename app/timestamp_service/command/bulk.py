@@ -2,22 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import falcon.asgi
 
-from timestamp_service import instants
+from timestamp_service import instants, strict_json
 from timestamp_service.command.publisher import BULK_MAX
-from timestamp_service.web import problems
+from timestamp_service.command.turns import Turns
+from timestamp_service.strict_json import JSONError, Turn
+from timestamp_service.web import headers, problems
 from timestamp_service.web.reply import JSON
 
 LINES = "application/x-ndjson"
 MEDIA_TYPES = (JSON, LINES)
 BODY_MAX_BYTES = 1024 * 1024
 
-# Other requests get their turn after so many instants: about a millisecond.
-TURN = 500
+_BLANKS = b" \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,34 +30,67 @@ class Instant:
 
 
 async def read(request: falcon.asgi.Request) -> list[Instant]:
-    """Return the instants in the body of `request`.
+    """Return the instants in the body of `request`; other requests have their turns meanwhile.
 
     Raises a problem: 413 (too much), 415 (no JSON), 400 (malformed) or 422, naming the index of each one
     that is not accepted.
     """
-    media_type = (request.content_type or "").partition(";")[0].strip().lower()
-    encoding = request.get_header("Content-Encoding") or "identity"
-    if media_type not in MEDIA_TYPES or encoding.lower() != "identity":
+    media_type = (headers.single(request, "Content-Type") or "").partition(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
         raise problems.Problem(
-            415,
-            f"The body is not accepted. Expected is {JSON} or {LINES} in the header Content-Type, as it is.",
+            415, f"The body is not accepted. Expected is {JSON} or {LINES} in the header Content-Type."
         )
+    codings = headers.members(headers.lines(request, "content-encoding"))
+    if any(coding.lower() != "identity" for coding in codings):
+        raise problems.Problem(
+            415, "The body is compressed (header Content-Encoding). Expected is one that is not."
+        ).with_headers(("accept-encoding", "identity"))
     body = await _body(request)
-    errors: dict[int, str] = {}
-    texts = _array(body) if media_type == JSON else _lines(body, errors)
-    if len(texts) > BULK_MAX:
-        raise problems.Problem(
-            413, f"The body holds {len(texts)} instants. Expected are {BULK_MAX} at most: send it in parts."
-        )
-    normalised = await _normalised(texts, errors)
+    turns = Turns()
+    read_texts = _array(body) if media_type == JSON else _lines(body, turns)
+    normalised: list[Instant] = []
+    errors: list[str] = []
+    count = 0
+    async for text in read_texts:
+        if turns.due():
+            await turns.give()
+        if count == BULK_MAX:
+            raise problems.Problem(
+                413, f"The body holds more than {BULK_MAX} instants, which is the limit: send it in parts."
+            )
+        detail = text.detail if isinstance(text, _Wrong) else _take(text, normalised)
+        if detail is not None:
+            errors.append(f'{{"index":{count},"detail":{json.dumps(detail)}}}')
+        count += 1
     if errors:
         raise problems.Problem(
             422,
-            f"Nothing was recorded: {len(errors)} of {len(texts)} timestamps are not accepted. "
+            f"Nothing was recorded: {len(errors)} of {count} timestamps are not accepted. "
             f"Expected is RFC 3339 such as {instants.EXAMPLE}.",
-            errors=[{"index": index, "detail": errors[index]} for index in sorted(errors)],
+            errors=problems.Encoded(f"[{','.join(errors)}]"),
         )
     return normalised
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """What is no text, and why it is not accepted."""
+
+    detail: str
+
+
+_NO_TEXT = _Wrong("it is not a string")
+_NO_JSON = _Wrong("it is not JSON")
+_EMPTY_LINE = _Wrong("the line is empty")
+
+
+def _take(text: str, normalised: list[Instant]) -> str | None:
+    """Add the instant `text`; or return why it is not accepted."""
+    try:
+        normalised.append(Instant(text, instants.normalise(text)))
+    except instants.InstantError as error:
+        return str(error)
+    return None
 
 
 async def _body(request: falcon.asgi.Request) -> bytes:
@@ -70,45 +104,75 @@ async def _body(request: falcon.asgi.Request) -> bytes:
     )
 
 
-def _array(body: bytes) -> Sequence[object]:
+async def _array(body: bytes) -> AsyncIterator[str | _Wrong]:
     try:
-        content = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError):
+        text = body.decode("utf-8")
+        if len(text) <= strict_json.QUICK_LENGTH:
+            try:
+                content = strict_json.loads(text)
+            except RecursionError:
+                pass
+            else:
+                if not isinstance(content, list):
+                    raise _no_array()
+                for element in content:
+                    yield element if isinstance(element, str) else _NO_TEXT
+                return
+        steps = strict_json.elements(text)
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                if not end.value:
+                    raise _no_array() from None
+                return
+            if isinstance(step, Turn):
+                await asyncio.sleep(0)
+            else:
+                yield _NO_TEXT if step is None else step
+    except (JSONError, UnicodeDecodeError):
         raise problems.Problem(
             400, f'The body is not JSON. Expected is an array such as ["{instants.EXAMPLE}"].'
         ) from None
-    if not isinstance(content, list):
-        raise problems.Problem(
-            422, f'The body is no array. Expected is one of timestamps such as ["{instants.EXAMPLE}"].'
-        )
-    return content
 
 
-def _lines(body: bytes, errors: dict[int, str]) -> Sequence[object]:
-    lines = body.split(b"\n")
-    if not lines[-1].strip():
-        # What ends a line does not begin another.
-        lines.pop()
-    texts: list[object] = []
-    for index, line in enumerate(lines):
-        try:
-            texts.append(json.loads(line.decode("utf-8")))
-        except (ValueError, RecursionError):
-            texts.append(None)
-            errors[index] = "it is not JSON"
-    return texts
+def _no_array() -> problems.Problem:
+    return problems.Problem(
+        422, f'The body is no array. Expected is one of timestamps such as ["{instants.EXAMPLE}"].'
+    )
 
 
-async def _normalised(texts: Sequence[object], errors: dict[int, str]) -> list[Instant]:
-    normalised = []
-    for index, text in enumerate(texts):
-        if index % TURN == TURN - 1:
-            await asyncio.sleep(0)
-        if not isinstance(text, str):
-            errors.setdefault(index, "it is not a string")
+async def _lines(body: bytes, turns: Turns) -> AsyncIterator[str | _Wrong]:
+    """Give the value of each line. Empty lines at the end are none."""
+    end, position = len(body.rstrip(_BLANKS)), 0
+    while position < end:
+        feed = body.find(b"\n", position, end)
+        line = body[position : end if feed < 0 else feed]
+        position = end if feed < 0 else feed + 1
+        if not line.strip(_BLANKS):
+            yield _EMPTY_LINE
             continue
         try:
-            normalised.append(Instant(text, instants.normalise(text)))
-        except instants.InstantError as error:
-            errors[index] = str(error)
-    return normalised
+            text = line.decode("utf-8")
+            if len(text) <= strict_json.QUICK_LENGTH:
+                try:
+                    value = strict_json.loads(text)
+                except RecursionError:
+                    value = await _slowly(text)
+            else:
+                value = await _slowly(text)
+        except (JSONError, UnicodeDecodeError):
+            yield _NO_JSON
+            continue
+        yield value if isinstance(value, str) else _NO_TEXT
+
+
+async def _slowly(text: str) -> str | None:
+    steps = strict_json.value(text)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: str | None = end.value
+            return value
+        await asyncio.sleep(0)

@@ -12,6 +12,15 @@ from timestamp_service.web.reply import Reply
 
 MEDIA_TYPE = "application/problem+json"
 
+# Those of RFC 9110: Python 3.11 has older names, 3.13 these. nginx answers the same (role nginx).
+_TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
+
+
+class Encoded(str):
+    """A member of a problem that is JSON already."""
+
+    __slots__ = ()
+
 
 class Problem(falcon.HTTPError):
     """An error that is answered to the client: `status`, what is wrong, and what was expected."""
@@ -62,14 +71,20 @@ def reply(problem: Problem, instance: str, correlation_id: str) -> Reply:
     `type` is about:blank: the status says everything (RFC 9457, section 4.2.1).
     """
     status = problem.status_code
-    content: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    title = _TITLES.get(status) or HTTPStatus(status).phrase
+    content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status}
     if problem.description:
         content["detail"] = problem.description
     content["instance"] = instance
     content["correlationId"] = correlation_id
-    content.update(problem.members)
+    encoded = {name: value for name, value in problem.members.items() if isinstance(value, Encoded)}
+    content.update((name, value) for name, value in problem.members.items() if name not in encoded)
+    text = json.dumps(content, ensure_ascii=False)
+    if encoded:
+        members = ",".join([f"{json.dumps(name)}:{value}" for name, value in encoded.items()])
+        text = f"{text[:-1]},{members}}}"
     return Reply(
         status,
         (*problem.reply_headers, ("content-type", MEDIA_TYPE)),
-        json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"),
+        text.encode("utf-8", "replace"),
     )
