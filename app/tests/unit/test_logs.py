@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -142,3 +143,14 @@ def test_a_repeated_warning_is_written_once_in_a_while() -> None:
 
     written = [(line["error"], line.get("left_out")) for line in map(json.loads, lines)]
     assert written == [("100.0", None), ("130.0", 2), ("another kind", None), ("another event", None)]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError()])
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def fail(_descriptor: int, _line: bytes) -> int:
+        raise error
+
+    monkeypatch.setattr(os, "write", fail)
+    Log("s", logging.INFO).error("event")

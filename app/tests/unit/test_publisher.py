@@ -1,28 +1,294 @@
+"""The publisher, with a producer of the test's own: what is sent, what is answered, and when."""
+
 import asyncio
+import gc
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
 
 from timestamp_service import settings
-from timestamp_service.command.acknowledgements import NotPublishedError
-from timestamp_service.command.publisher import Publisher
+from timestamp_service.command import acknowledgements, publisher
+from timestamp_service.command.acknowledgements import Deadlines, DeliveryCallback, NotPublishedError
+from timestamp_service.command.publisher import BULK_MAX, OverloadedError, Publisher
 from timestamp_service.runtime.logs import Log
 
 # A port that nobody listens on.
 CONFIG = settings.read_command(
-    {"SERVER_PORT": "1", "KAFKA_BROKER": "127.0.0.1:1", "KAFKA_PUBLISH_TOPIC": "t"}
+    {
+        "SERVER_PORT": "1",
+        "KAFKA_BROKER": "127.0.0.1:1",
+        "KAFKA_PUBLISH_TOPIC": "t",
+        "KAFKA_ACKNOWLEDGE_SECONDS": "1",
+        "KAFKA_IN_FLIGHT_MAX": "5000",
+    }
 )
+LATE = KafkaError(KafkaError._MSG_TIMED_OUT)
+
+
+class FakeProducer:
+    """Acknowledges what the test says, when it is polled."""
+
+    def __init__(self, _config: dict[str, Any]) -> None:
+        self.sent: list[tuple[str, int, Any]] = []
+        self.due: list[tuple[Any, KafkaError | None]] = []
+        self.polls = 0
+
+    def produce(
+        self, _topic: str, _value: bytes, key: str, *, partition: int, on_delivery: Any, headers: Any
+    ) -> None:
+        self.sent.append((key, partition, on_delivery))
+
+    def acknowledge(self, *keys: str, error: KafkaError | None = None) -> None:
+        """Let the messages of these keys, or all, be acknowledged at the next poll."""
+        self.due += [(report, error) for key, _, report in self.sent if not keys or key in keys]
+        self.sent = [entry for entry in self.sent if keys and entry[0] not in keys]
+
+    def poll(self, _seconds: float) -> int:
+        self.polls += 1
+        due, self.due = self.due, []
+        for number, (report, error) in enumerate(due):
+            try:
+                report(error, None)
+            except BaseException:
+                # As the library does: what was not called yet is called at the next poll.
+                self.due = due[number + 1 :]
+                raise
+        return len(due)
+
+    def flush(self, _seconds: float) -> int:
+        self.acknowledge()
+        self.poll(0)
+        return 0
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    scenario: Callable[[Publisher, FakeProducer], Awaitable[None]],
+    write: Callable[[bytes], None] = lambda _line: None,
+) -> None:
+    """Run `scenario` with a publisher that knows three partitions."""
+    monkeypatch.setattr(publisher, "Producer", FakeProducer)
+
+    async def live() -> None:
+        made = Publisher(CONFIG, Log("s", logging.INFO, write))
+        made._partitions = [0, 1, 2]
+        fake = made._producer
+        assert isinstance(fake, FakeProducer)
+        await scenario(made, fake)
+        await made.close()
+
+    asyncio.run(asyncio.wait_for(live(), 30))
+
+
+async def until(holds: Callable[[], object]) -> None:
+    for _ in range(20_000):
+        if holds():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it does not come to this")
 
 
 def test_without_a_broker_nothing_is_accepted() -> None:
     async def scenario() -> None:
-        publisher = Publisher(CONFIG, Log("s", logging.INFO, lambda _: None))
+        real = Publisher(CONFIG, Log("s", logging.INFO, lambda _: None))
         with pytest.raises(NotPublishedError):
-            publisher.publish("key", b"value", [], by_key=False)
-        assert publisher.in_flight == 0
-        assert publisher.progressing()
-        await publisher.close()
+            real.publish("key", b"value", [], by_key=False)
+        assert real.in_flight == 0
+        assert real.progressing()
+        await real.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_message_is_published_once_it_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        published = made.publish("a", b"", [], by_key=False)
+        await asyncio.sleep(0.05)
+        assert not published.done()
+        fake.acknowledge("a")
+        await published
+        assert made.in_flight == 0
+
+    run(monkeypatch, scenario)
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_the_key_decides_about_the_partition_where_it_must(
+    monkeypatch: pytest.MonkeyPatch, by_key: bool
+) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        made.publish("a", b"", [], by_key=by_key)
+        ((_, partition, _),) = fake.sent
+        assert (partition == -1) == by_key
+        assert partition in (-1, 0, 1, 2)
+
+    run(monkeypatch, scenario)
+
+
+def test_a_message_that_is_refused_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        published = made.publish("a", b"", [], by_key=False)
+        fake.acknowledge("a", error=LATE)
+        with pytest.raises(NotPublishedError):
+            await published
+
+    run(monkeypatch, scenario)
+
+
+def test_a_message_is_failed_by_our_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        outcomes: list[bool] = []
+        made.send("a", b"", [], outcomes.append)
+        await until(lambda: outcomes)
+        assert outcomes == [False]
+        # Its report comes later, and is answered to nobody.
+        fake.acknowledge("a")
+        await until(lambda: made.in_flight == 0)
+        assert outcomes == [False]
+
+    run(monkeypatch, scenario)
+
+
+def test_what_was_acknowledged_during_a_stall_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadlines are judged after the reports that have come have been looked at."""
+
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        outcomes: list[bool] = []
+        made.send("a", b"", [], outcomes.append)
+        # A stall: the deadline is over, the report is there, and nobody has polled.
+        made._deadlines._waiting[0] = (0.0, made._deadlines._waiting[0][1])
+        fake.acknowledge("a")
+        made._deadlines._sweep()
+        assert outcomes == [True]
+
+    run(monkeypatch, scenario)
+
+
+def test_a_bulk_is_published_once_all_of_it_is_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        keys = [str(number) for number in range(1200)]
+        publishing = asyncio.create_task(made.publish_all([(key, b"") for key in keys], [], by_key=False))
+        await until(lambda: len(fake.sent) == len(keys))
+        fake.acknowledge(*keys[:-1])
+        await until(lambda: made.in_flight == 1)
+        await asyncio.sleep(0.05)
+        assert not publishing.done()
+        fake.acknowledge()
+        await publishing
+
+    run(monkeypatch, scenario)
+
+
+def test_a_bulk_of_which_one_is_refused_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        publishing = asyncio.create_task(
+            made.publish_all([("a", b""), ("b", b""), ("c", b"")], [], by_key=True)
+        )
+        await until(lambda: len(fake.sent) == 3)
+        assert {partition for _, partition, _ in fake.sent} == {-1}
+        fake.acknowledge("b", error=LATE)
+        with pytest.raises(NotPublishedError):
+            await publishing
+
+    run(monkeypatch, scenario)
+
+
+def test_a_bulk_finds_room_for_all_of_it_or_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        largest = [(str(number), b"") for number in range(BULK_MAX)]
+        first = asyncio.create_task(made.publish_all(largest, [], by_key=False))
+        await asyncio.sleep(0)
+        assert 0 < len(fake.sent) < BULK_MAX
+        sent = len(fake.sent)
+        with pytest.raises(OverloadedError):
+            await made.publish_all(largest[:5001], [], by_key=False)
+        with pytest.raises(OverloadedError):
+            made.publish("single", b"", [], by_key=False)
+        assert len(fake.sent) == sent
+        second = asyncio.create_task(made.publish_all(largest[:5000], [], by_key=False))
+        await until(lambda: len(fake.sent) == BULK_MAX + 5000)
+        fake.acknowledge()
+        await asyncio.gather(first, second)
+        assert made._reserved == made.in_flight == 0
+
+    run(monkeypatch, scenario)
+
+
+def test_too_many_are_refused_before_they_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        for number in range(CONFIG.in_flight_max):
+            made.publish(str(number), b"", [], by_key=True)
+        with pytest.raises(OverloadedError):
+            made.publish("more", b"", [], by_key=True)
+        assert len(fake.sent) == CONFIG.in_flight_max
+
+    run(monkeypatch, scenario)
+
+
+def test_messages_that_come_while_one_is_on_its_way_are_sent_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        outcomes: list[bool] = []
+        for key in "abcd":
+            made.send(key, b"", [], outcomes.append)
+        assert [key for key, _, _ in fake.sent] == ["a"]
+        await until(lambda: len(fake.sent) == 4)
+        assert len({partition for key, partition, _ in fake.sent if key != "a"}) == 1
+        fake.acknowledge()
+        await until(lambda: outcomes == [True] * 4)
+        assert made.in_flight == 0
+
+    run(monkeypatch, scenario)
+
+
+@pytest.mark.parametrize("failing", ["the callback", "the log too"])
+def test_polling_goes_on_whatever_a_callback_raises(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    def write(_line: bytes) -> None:
+        if failing == "the log too":
+            raise OSError
+
+    # The deadlines poll too, and would hide it.
+    monkeypatch.setattr(acknowledgements, "_SWEEP_SECONDS", 3600)
+
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        def fail(_acknowledged: bool) -> None:
+            raise ZeroDivisionError
+
+        outcomes: list[bool] = []
+        made.send("a", b"", [], fail)
+        made.send("b", b"", [], outcomes.append)
+        await until(lambda: len(fake.sent) == 2)
+        fake.acknowledge()
+        await until(lambda: outcomes == [True])
+        made.send("c", b"", [], outcomes.append)
+        fake.acknowledge()
+        await until(lambda: outcomes == [True, True])
+
+    run(monkeypatch, scenario, write)
+
+
+def test_what_has_ended_does_not_pile_up_behind_what_has_not() -> None:
+    class Request:
+        pass
+
+    async def scenario() -> None:
+        deadlines = Deadlines(asyncio.get_running_loop(), 60, lambda: None)
+        deadlines.expect(DeliveryCallback(lambda _acknowledged: None))
+        for _ in range(20_000):
+            request = Request()
+            ended = DeliveryCallback(lambda _acknowledged, _kept=request: None)  # type: ignore[misc]
+            deadlines.expect(ended)
+            ended.set_result(None)
+        assert len(deadlines._waiting) < 3_000
+        del request, ended
+        gc.collect()
+        # Neither does any keep its request.
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Request)]
+        deadlines.close()
 
     asyncio.run(scenario())
 
@@ -36,14 +302,21 @@ def test_without_a_broker_nothing_is_accepted() -> None:
         (KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "gap in the sequence", True), True),
     ],
 )
-def test_an_error_that_is_for_good_ends_the_worker_once(error: KafkaError, ends: bool) -> None:
+def test_a_fatal_error_ends_the_worker_once(error: KafkaError, ends: bool) -> None:
     ended: list[bool] = []
 
     async def scenario() -> None:
-        publisher = Publisher(CONFIG, Log("s", logging.INFO, lambda _: None), lambda: ended.append(True))
-        publisher._on_error(error)
-        publisher._on_error(error)
-        await publisher.close()
+        real = Publisher(CONFIG, Log("s", logging.INFO, lambda _: None), lambda: ended.append(True))
+        real._partitions = [0]
+        real._on_error(error)
+        real._on_error(error)
+        if ends:
+            assert await real.check() == "kafka"
+            with pytest.raises(NotPublishedError):
+                real.publish("a", b"", [], by_key=True)
+            with pytest.raises(NotPublishedError):
+                await real.publish_all([("a", b"")], [], by_key=True)
+        await real.close()
 
     asyncio.run(scenario())
     assert ended == ([True] if ends else [])

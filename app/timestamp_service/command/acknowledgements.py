@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 # The library looks at its own deadlines only once a second.
 _SWEEP_SECONDS = 0.05
+# With so many in the queue, those that have ended are removed from it.
+_TIDY_LENGTH = 1024
 
 
 class NotPublishedError(Exception):
@@ -15,26 +17,29 @@ class NotPublishedError(Exception):
 class DeliveryCallback:
     """A future for one who has no task: `then` is called once, with whether all in-sync replicas have it."""
 
-    __slots__ = ("_done", "_then")
+    __slots__ = ("_then",)
 
     def __init__(self, then: Callable[[bool], None]) -> None:
         """Call `then` at the end."""
-        self._then = then
-        self._done = False
+        self._then: Callable[[bool], None] | None = then
 
     def done(self) -> bool:
         """Return whether it has ended."""
-        return self._done
+        return self._then is None
 
     def set_result(self, _result: None) -> None:
         """Report success."""
-        self._done = True
-        self._then(True)
+        self._end(True)
 
     def set_exception(self, _error: NotPublishedError) -> None:
         """Report failure."""
-        self._done = True
-        self._then(False)
+        self._end(False)
+
+    def _end(self, acknowledged: bool) -> None:
+        # What has ended keeps nothing of its request in memory.
+        then, self._then = self._then, None
+        if then is not None:
+            then(acknowledged)
 
 
 Acknowledgement = asyncio.Future[None] | DeliveryCallback
@@ -43,16 +48,23 @@ Acknowledgement = asyncio.Future[None] | DeliveryCallback
 class Deadlines:
     """Fails each acknowledgement that is late by our own clock."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
-        """Let each acknowledgement take `seconds`."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, before: Callable[[], object]) -> None:
+        """Let each take `seconds`. `before` takes in those that have come, before any is failed."""
         self._loop = loop
         self._seconds = seconds
+        self._before = before
+        self._tidy_at = _TIDY_LENGTH
         self._waiting: deque[tuple[float, Acknowledgement]] = deque()
         self._handle: asyncio.Handle | None = None
 
     def expect(self, acknowledgement: Acknowledgement) -> None:
         """Fail `acknowledgement` with NotPublishedError when it is late."""
-        self._waiting.append((self._loop.time() + self._seconds, acknowledgement))
+        waiting = self._waiting
+        waiting.append((self._loop.time() + self._seconds, acknowledgement))
+        if len(waiting) >= self._tidy_at:
+            # Those that have ended stand behind one that has not: they are not to pile up.
+            self._waiting = deque(entry for entry in waiting if not entry[1].done())
+            self._tidy_at = max(_TIDY_LENGTH, 2 * len(self._waiting))
         if self._handle is None:
             self._handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
@@ -62,6 +74,8 @@ class Deadlines:
             self._handle.cancel()
 
     def _sweep(self) -> None:
+        # After a stall of ours, acknowledgements are here that nobody has looked at.
+        self._before()
         now = self._loop.time()
         waiting = self._waiting
         while waiting and (waiting[0][0] <= now or waiting[0][1].done()):

@@ -9,6 +9,7 @@ of the loop comes a millisecond late, and with many in flight all of them would 
 import asyncio
 import os
 import signal
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,10 +73,12 @@ class Publisher:
         self._acknowledge_seconds = config.acknowledge_seconds
         self._in_flight_max = config.in_flight_max
         self._partitions: list[int] = []
-        self._deadlines = Deadlines(self._loop, config.acknowledge_seconds)
+        self._deadlines = Deadlines(self._loop, config.acknowledge_seconds, self._serve)
         self._held: list[_Held] = []
         self._held_since = 0.0
         self._in_flight = 0
+        # Messages of bulks that are being sent.
+        self._reserved = 0
         # Messages that came, ever, and by the last turn.
         self._taken = 0
         self._taken_before = 0
@@ -143,7 +146,7 @@ class Publisher:
     ) -> None:
         if self._failed or not self._partitions:
             raise NotPublishedError
-        if self._in_flight >= self._in_flight_max:
+        if self._in_flight + self._reserved >= self._in_flight_max:
             raise OverloadedError
         now = self._loop.time()
 
@@ -177,14 +180,15 @@ class Publisher:
     ) -> None:
         """Send up to BULK_MAX messages (key, value), and return when all in-sync replicas have all of them.
 
-        Raises as `publish` does; some may be in the log then.
+        Raises NotPublishedError, after which some may be in the log, and OverloadedError: none was sent.
         """
         if self._failed or not self._partitions:
             raise NotPublishedError
-        if self._in_flight >= self._in_flight_max:
-            raise OverloadedError
         if not messages:
             return
+        # There is room for all of it, or nothing is sent.
+        if self._in_flight + self._reserved + len(messages) > self._in_flight_max + BULK_MAX:
+            raise OverloadedError
         acknowledged: asyncio.Future[None] = self._loop.create_future()
         left = len(messages)
         started = self._loop.time()
@@ -207,16 +211,25 @@ class Publisher:
                 acknowledged.set_result(None)
 
         partition = self._partition(by_key)
+        unsent = len(messages)
+        self._reserved += unsent
         try:
             for start in range(0, len(messages), _BULK_TURN):
                 now = self._loop.time()
                 for key, value in messages[start : start + _BULK_TURN]:
                     self._produce(key, value, headers, partition, report, now)
+                    self._reserved -= 1
+                    unsent -= 1
                 await asyncio.sleep(0)
-        except BaseException:
+        except BaseException as error:
             # Nobody is there to learn how it ends.
             acknowledged.cancel()
+            if isinstance(error, OverloadedError) and unsent < len(messages):
+                # Room was reserved: it does not come to this. But what is sent may be recorded.
+                raise NotPublishedError from None
             raise
+        finally:
+            self._reserved -= unsent
         self._deadlines.expect(acknowledged)
         await acknowledged
 
@@ -308,12 +321,22 @@ class Publisher:
         self._poll_handle = self._loop.call_soon(self._poll)
 
     def _poll(self) -> None:
+        try:
+            self._poll_once()
+        except Exception as error:
+            self._log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
+        # Whatever happened: without polling, no request would be answered any more.
+        if self._in_flight == 0:
+            self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
+        else:
+            self._poll_handle = self._loop.call_soon(self._poll)
+
+    def _poll_once(self) -> None:
         served = self._producer.poll(0)
         if not served and self._in_flight and self._taken == self._taken_before:
             served = self._wait()
         self._taken_before = self._taken
         if self._in_flight == 0:
-            self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
             return
         now = self._loop.time()
         if served:
@@ -321,7 +344,18 @@ class Publisher:
         held = len(self._held)
         if held and (held >= self._in_flight - held or now - self._held_since > _HOLD_SECONDS):
             self._release()
-        self._poll_handle = self._loop.call_soon(self._poll)
+
+    def _serve(self) -> int:
+        """Take in the acknowledgements that have come; return how many."""
+        try:
+            served = self._producer.poll(0)
+        except Exception as error:
+            # A callback that fails must keep nobody from polling again.
+            self._log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
+            return 0
+        if served:
+            self._last_report = self._loop.time()
+        return served
 
     def _wait(self) -> int:
         """Wait for an acknowledgement, unless one is due within a few turns; return how many came."""
@@ -334,7 +368,7 @@ class Publisher:
 
     def _poll_idle(self) -> None:
         # Errors of the connection are reported by polling too.
-        self._producer.poll(0)
+        self._serve()
         self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
 
     def _on_error(self, error: KafkaError) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,16 @@ def write_to_stderr(line: bytes) -> None:
     descriptor = sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
     while line:
         line = line[os.write(descriptor, line) :]
+
+
+def _never_raising(write: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    """Return `write`, but a line that cannot be written is lost: no work fails because of its log."""
+
+    def guarded(line: bytes) -> None:
+        with suppress(Exception):
+            write(line)
+
+    return guarded
 
 
 class LineBuffer:
@@ -68,7 +79,7 @@ class Log:
         """Write lines of at least `level` (a number of the module `logging`) by `write`."""
         self.service = service
         self.level = level
-        self._write = self._write_at_once = write
+        self._write = self._write_at_once = _never_raising(write)
         self._buffer: LineBuffer | None = None
 
     def join_lines(self) -> None:
