@@ -1,6 +1,7 @@
 """How lookups become queries: those that come while one is on its way go together."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from timestamp_service import settings
 from timestamp_service.database.schema import TABLE
 from timestamp_service.identifiers import new
 from timestamp_service.query import reader
+from timestamp_service.query.pages import Pages, SlowError
 from timestamp_service.query.reader import Reader
 from timestamp_service.runtime.logs import Log
 
@@ -30,18 +32,21 @@ def asked(world: World) -> list[str]:
     return [query for (query,) in rows]
 
 
+def reading_settings(world: World) -> settings.Query:
+    """Return the settings of the query API, once the consumer has created the table."""
+    consumer = world.start_consumer()
+    consumer.wait_until_ready()
+    consumer.process.terminate()
+    return settings.read_query(
+        {**world.database_settings("timestamp_query"), "SERVER_PORT": "1", "DB_CONNECTIONS": "2"}
+    )
+
+
 def test_lookups_are_held_while_a_query_is_on_its_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_HOLD_SECONDS", _HOLD_SECONDS)
     # The deadlines have their own tests, and the server is held up here.
     monkeypatch.setattr(reader, "_QUERY_SECONDS", 30.0)
-    # It makes the table.
-    consumer = world.start_consumer()
-    consumer.wait_until_ready()
-    consumer.process.terminate()
-    query = settings.read_query(
-        {**world.database_settings("timestamp_query"), "SERVER_PORT": "1", "DB_CONNECTIONS": "2"}
-    )
-    asyncio.run(_hold(world, query))
+    asyncio.run(_hold(world, reading_settings(world)))
 
 
 async def _hold(world: World, query: settings.Query) -> None:
@@ -52,7 +57,7 @@ async def _hold(world: World, query: settings.Query) -> None:
         await asyncio.to_thread(until, f"{count} queries wait", lambda: len(asked(world)) == count, 10)
 
     try:
-        await asyncio.to_thread(until, "both have connected", lambda: reading._connected == 2, 10)
+        await asyncio.to_thread(until, "both have connected", lambda: reading.connected == 2, 10)
         with session(world) as holder:
             holder.execute(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE")
             lookups = [reading.look_up(first)]
@@ -72,3 +77,45 @@ async def _hold(world: World, query: settings.Query) -> None:
         assert await asyncio.wait_for(asyncio.gather(*lookups), 10) == [None] * 4
     finally:
         await reading.close()
+
+
+_PID = "SELECT pg_backend_pid()::text, '2009-09-28 19:03:12+00', 0, '2009-09-28 19:03:12+00'"
+_SLOW = f"{_PID} FROM pg_sleep(20)"
+
+
+def test_slow_pages_hold_up_no_lookup_and_keep_their_connection(world: World) -> None:
+    query = reading_settings(world)
+
+    async def scenario() -> None:
+        log = Log("test", 50)
+        reading, pages = Reader(query, log), Pages(query, log)
+
+        async def page(sql: str) -> str | None:
+            """Return the process of the server that answered, or None where it was too slow."""
+            try:
+                (record,) = await pages.select(sql, ())
+            except SlowError:
+                return None
+            return record.identifier
+
+        try:
+            await asyncio.to_thread(
+                until, "all have connected", lambda: reading.connected and pages.connected, 10
+            )
+            before = await page(_PID)
+            started = time.monotonic()
+            # Two at once, and one behind them: it does not come to its turn in time.
+            slow = [asyncio.create_task(page(sql)) for sql in (_SLOW, _SLOW, _PID)]
+            while not all(task.done() for task in slow):
+                asked_at = time.monotonic()
+                assert await reading.get(new()) is None
+                assert time.monotonic() - asked_at < 1
+                await asyncio.sleep(0.01)
+            assert await asyncio.gather(*slow) == [None, None, None]
+            assert time.monotonic() - started < 10
+            assert before == await page(_PID)
+        finally:
+            await pages.close()
+            await reading.close()
+
+    asyncio.run(scenario())

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import errors, extensions
 
 from timestamp_service.settings import Database
 
@@ -73,7 +73,8 @@ class AsyncConnection:
     async def fetch(self, query: str, parameters: Any, seconds: float) -> list[tuple[Any, ...]]:
         """Run `query` and return its rows within `seconds`.
 
-        Raises psycopg2.Error, and DeadlineError after which the connection is closed.
+        Raises psycopg2.errors.QueryCanceled, after which the connection goes on, and DeadlineError and any
+        other psycopg2.Error, after which it is closed.
         """
         cursor = self._connection.cursor()
         try:
@@ -93,6 +94,9 @@ class AsyncConnection:
         try:
             while (state := self._connection.poll()) != extensions.POLL_OK:
                 await self._until_ready(state, deadline)
+        except errors.QueryCanceled:
+            # The server has ended the query, and the connection is as good as before.
+            raise
         except BaseException:
             # Cancelled, too late or broken: the next query must not get the rest of this one.
             self.close()

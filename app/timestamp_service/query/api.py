@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import dataclass
 from functools import partial
 
 import falcon.asgi
@@ -9,9 +10,11 @@ import falcon.asgi
 from timestamp_service import identifiers, settings
 from timestamp_service.database.records import Record
 from timestamp_service.query import caching, preferences, ranges
-from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError
+from timestamp_service.query.lane import CrowdedError, UnavailableError
+from timestamp_service.query.pages import Pages, SlowError
+from timestamp_service.query.reader import Reader
 from timestamp_service.query.waiting import WaitingRoom
-from timestamp_service.runtime import systemd
+from timestamp_service.runtime import metrics, systemd
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import read_settings
 from timestamp_service.web import docs, openapi, problems, routes
@@ -40,6 +43,15 @@ def _caching_headers(identifier: str) -> tuple[tuple[str, str], ...]:
     return ("etag", caching.entity_tag(identifier)), ("cache-control", caching.FOR_EVER)
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where records are read: by their ids, once they come, and by their instants."""
+
+    reader: Reader
+    waiting: WaitingRoom
+    pages: Pages
+
+
 class QueryBackend:
     """The backend of the query API: it looks up records."""
 
@@ -47,57 +59,53 @@ class QueryBackend:
         """Read as `config` says, once it is started."""
         self._config = config
         self._log = log
-        self._reader: Reader | None = None
-        self._waiting: WaitingRoom | None = None
+        self._sources: Sources | None = None
 
     async def start(self) -> None:
         """Connect, after the fork."""
-        self._reader = Reader(self._config, self._log)
-        self._waiting = WaitingRoom(self._reader, self._config.waiting_max)
+        reader = Reader(self._config, self._log)
+        waiting = WaitingRoom(reader, self._config.waiting_max)
+        self._sources = Sources(reader, waiting, Pages(self._config, self._log))
 
     @property
     def started(self) -> bool:
-        """Whether there is a reader."""
-        return self._reader is not None
+        """Whether records can be asked for."""
+        return self._sources is not None
 
     @property
-    def reader(self) -> Reader:
-        """The reader. Raises a problem before it is started."""
-        if self._reader is None:
+    def sources(self) -> Sources:
+        """Where records are read. Raises a problem before it is started."""
+        if self._sources is None:
             raise problems.unavailable("database")
-        return self._reader
-
-    @property
-    def waiting(self) -> WaitingRoom:
-        """Where requests wait for records. Raises a problem before it is started."""
-        if self._waiting is None:
-            raise problems.unavailable("database")
-        return self._waiting
+        return self._sources
 
     async def check(self) -> str | None:
         """Return "database" when it does not answer."""
-        return "database" if self._reader is None else await self._reader.check()
+        return "database" if self._sources is None else await self._sources.reader.check()
 
     def progressing(self) -> bool:
         """Return whether queries end by when they are due."""
-        return self._reader is None or self._reader.progressing()
+        sources = self._sources
+        return sources is None or (sources.reader.progressing() and sources.pages.progressing())
 
     def measure(self) -> None:
         """Update the gauges of connections and of who waits."""
-        if self._reader is not None and self._waiting is not None:
-            self._reader.measure()
-            self._waiting.measure()
+        sources = self._sources
+        if sources is not None:
+            metrics.CONNECTIONS.set(sources.reader.connected + sources.pages.connected)
+            metrics.LOOKUPS.set(sources.reader.pending + sources.pages.waiting)
+            metrics.WAITING.set(sources.waiting.taken)
 
     def stopping(self) -> None:
         """End the waits for records to come."""
-        if self._waiting is not None:
-            self._waiting.end()
+        if self._sources is not None:
+            self._sources.waiting.end()
 
     async def stop(self) -> None:
         """Close the connections."""
-        if self._reader is not None and self._waiting is not None:
-            await self._waiting.close()
-            await self._reader.close()
+        if self._sources is not None:
+            for source in (self._sources.waiting, self._sources.pages, self._sources.reader):
+                await source.close()
 
 
 class PlainTimestamp:
@@ -115,7 +123,7 @@ class PlainTimestamp:
             return False
         try:
             identifier = request.command_id = identifiers.normalise(request.text)
-            lookup = self._backend.reader.look_up(identifier)
+            lookup = self._backend.sources.reader.look_up(identifier)
         except (identifiers.IdentifierError, UnavailableError):
             return False
         lookup.add_done_callback(partial(self._answer, request))
@@ -146,7 +154,7 @@ class Timestamp:
                 400, f"The id is not accepted: {error}. Expected is one such as {identifiers.EXAMPLE}."
             ) from None
         request.context.command_id = identifier
-        waiting = self._backend.waiting
+        waiting = self._backend.sources.waiting
         preferred = preferences.wait_of(request)
         if preferred is not None:
             wait = float(preferred)
@@ -185,9 +193,13 @@ class Timestamps:
         require_json_accepted(request)
         wanted = ranges.parse(request.query_string)
         try:
-            records = await self._backend.reader.select(*wanted.query())
+            records = await self._backend.sources.pages.select(*wanted.query())
         except UnavailableError:
             raise problems.unavailable("database") from None
+        except SlowError:
+            raise problems.try_again(
+                503, "The page was not there in time. Ask for fewer records, or try again shortly."
+            ) from None
         except CrowdedError:
             raise problems.try_again(503, "Too many pages are asked for. Try again shortly.") from None
         # Records of past instants may come at any time.

@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from timestamp_service.database.records import Record
-from timestamp_service.query.reader import CrowdedError, Reader, UnavailableError, resolve
-from timestamp_service.runtime import metrics
+from timestamp_service.query.lane import CrowdedError, UnavailableError
+from timestamp_service.query.reader import Reader, resolve
 
 # A young wait is looked at often, an older one less so.
 _TICK_SECONDS = 0.005
@@ -60,9 +60,10 @@ class WaitingRoom:
             if not awaited.arrivals and self._awaited.get(identifier) is awaited:
                 del self._awaited[identifier]
 
-    def measure(self) -> None:
-        """Update the gauge of who waits."""
-        metrics.WAITING.set(self._taken)
+    @property
+    def taken(self) -> int:
+        """Requests that wait."""
+        return self._taken
 
     def end(self) -> None:
         """End all waits: they return None, now and from here on."""
