@@ -1,6 +1,7 @@
 """The fast path answers as the framework path does, and leaves to it what is not plain."""
 
 import json
+import re
 import socket
 
 import pytest
@@ -92,6 +93,39 @@ def test_requests_that_follow_at_once_are_answered_in_turn(running: Running) -> 
     ]
     assert identifiers == [f"{CORRELATION[:-2]}{number:02}" for number in range(20)]
     assert received.count(b"HTTP/1.1 200 OK") == 20
+
+
+def fast_answers(service: Service) -> int:
+    """Return how many requests `service` has answered on the fast path."""
+    text = service.ask("GET", "/metrics").body.decode()
+    (value,) = re.findall(r"^timestamp_http_fast_path_requests_total ([0-9.]+)$", text, re.MULTILINE)
+    return int(float(value))
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({}, 1),
+        ({"correlationId": CORRELATION, "Accept": "application/json", "User-Agent": "x", "Via": "1.1 y"}, 1),
+        (FRAMEWORK, 0),
+        ({"Accept": "application/json, */*"}, 0),
+        ({"Idempotency-Key": "a"}, 0),
+        ({"If-None-Match": '"a"'}, 0),
+        ({"Prefer": "wait=1"}, 0),
+    ],
+)
+def test_plain_requests_take_the_fast_path_and_no_others(
+    running: Running, headers: dict[str, str], taken: int
+) -> None:
+    identifier = running.post("2009-09-28T19:03:12Z")
+    running.get(identifier, {"Prefer": "wait=10"})
+    for service, method, text in (
+        (running.command, "POST", "2009-09-28T19:03:12Z"),
+        (running.query, "GET", identifier),
+    ):
+        before = fast_answers(service)
+        assert service.ask(method, f"/api/v1/timestamp/{text}", headers).status == 200
+        assert fast_answers(service) == before + taken
 
 
 def test_a_request_is_logged_and_counted_on_the_fast_path(running: Running) -> None:

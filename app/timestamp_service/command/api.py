@@ -1,7 +1,6 @@
 """Command API: POST records an instant in the Kafka log."""
 
 import os
-import traceback
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,6 +10,7 @@ from timestamp_service import identifiers, instants, settings
 from timestamp_service.command import bulk, idempotency
 from timestamp_service.command.acknowledgements import NotPublishedError
 from timestamp_service.command.publisher import OverloadedError, Publisher
+from timestamp_service.command.turns import Turns
 from timestamp_service.kafka import messages
 from timestamp_service.kafka.messages import Command
 from timestamp_service.runtime import systemd
@@ -111,16 +111,18 @@ class CommandBackend:
         key = idempotency.key_of(request)
         if self._publisher is None:
             raise problems.unavailable("kafka")
-        if key is None:
-            new = [identifiers.new() for _ in sent]
-        else:
-            new = [
-                identifiers.from_key(key, f"bulk:{index}", instant.sent) for index, instant in enumerate(sent)
-            ]
-        commands = [
-            (identifier, messages.encode(Command(identifier, instant.canonical)))
-            for identifier, instant in zip(new, sent, strict=True)
-        ]
+        new: list[str] = []
+        commands: list[tuple[str, bytes]] = []
+        turns = Turns()
+        for index, instant in enumerate(sent):
+            if turns.due():
+                await turns.give()
+            if key is None:
+                identifier = identifiers.new()
+            else:
+                identifier = identifiers.from_key(key, f"bulk:{index}", instant.sent)
+            new.append(identifier)
+            commands.append((identifier, messages.encode(Command(identifier, instant.canonical))))
         headers = correlation_of(request).kafka_headers()
         try:
             await self._publisher.publish_all(commands, headers, by_key=key is not None)
@@ -136,7 +138,11 @@ class CommandBackend:
 
 
 def _late() -> problems.Problem:
-    return problems.try_again(503, "The log has not acknowledged the record in time. Try again shortly.")
+    return problems.try_again(
+        503,
+        "The log has not acknowledged the record in time; it may be recorded. "
+        f"Repeating the request is safe with the same {idempotency.HEADER}.",
+    )
 
 
 def _overloaded() -> problems.Problem:
@@ -148,10 +154,9 @@ class PlainTimestamp:
 
     method = "POST"
 
-    def __init__(self, backend: CommandBackend, log: Log) -> None:
+    def __init__(self, backend: CommandBackend) -> None:
         """Record by `backend`."""
         self._backend = backend
-        self._log = log
 
     def try_handle(self, request: PlainRequest) -> bool:
         """Answer once the record is acknowledged; leave it to the framework where nothing can be sent."""
@@ -172,14 +177,10 @@ class PlainTimestamp:
         return True
 
     def _answer(self, request: PlainRequest, identifier: str, acknowledged: bool) -> None:
-        try:
-            if acknowledged:
-                request.send(recorded(identifier))
-            else:
-                request.send(problems.reply(_late(), request.instance, request.correlation.identifier))
-        except Exception as error:
-            # It is called while the producer is polled, which must go on.
-            self._log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
+        if acknowledged:
+            request.send(recorded(identifier))
+        else:
+            request.send(problems.reply(_late(), request.instance, request.correlation.identifier))
 
 
 class Timestamp:
@@ -242,5 +243,5 @@ def create_app() -> App:
         **dict.fromkeys(routes.NOW, Now(backend)),
     }
     app = make_app(backend, resources, log, systemd.from_environment(os.environ))
-    app.fast_path = PlainTimestamp(backend, log)
+    app.fast_path = PlainTimestamp(backend)
     return app

@@ -90,10 +90,38 @@ class HistogramBuffer:
             self._histogram._sum.inc(total)
 
 
+class CounterBuffer:
+    """Counts of one counter that are handed on together."""
+
+    _all: ClassVar[list["CounterBuffer"]] = []
+
+    def __init__(self, counter: Counter) -> None:
+        """Count for `counter`."""
+        self._counter = counter
+        self._count = 0
+        CounterBuffer._all.append(self)
+
+    def observe(self) -> None:
+        """Count one."""
+        self._count += 1
+
+    def flush(self) -> None:
+        """Hand on what was counted since the last time."""
+        count, self._count = self._count, 0
+        self._counter.inc(count)
+
+
 def flush() -> None:
     """Hand on what the buffers of this process hold."""
-    for tally in HistogramBuffer._all:
-        tally.flush()
+    for histogram in HistogramBuffer._all:
+        histogram.flush()
+    for counter in CounterBuffer._all:
+        counter.flush()
+
+
+FAST_PATH = CounterBuffer(
+    Counter("timestamp_http_fast_path_requests", "Requests that were answered without the framework")
+)
 
 
 def render() -> bytes:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from timestamp_service import correlation
 from timestamp_service.correlation import Correlation, CorrelationError
+from timestamp_service.runtime import metrics
 from timestamp_service.web import problems
 from timestamp_service.web.reply import FastPath, Reply
 from timestamp_service.web.request_log import RequestLog
@@ -37,6 +38,41 @@ _IGNORED = frozenset(
 _PLAIN = {b"accept": (b"*/*", b"application/json"), b"content-length": (b"0",)}
 _CORRELATION = correlation.HEADER.lower().encode()
 _TRACE = correlation.TRACE_HEADER.encode()
+
+
+# What is used here and in `protocol`, and no part of uvicorn's promises.
+_USED_OF_CYCLE = frozenset(
+    (
+        "default_headers",
+        "disconnected",
+        "flow",
+        "keep_alive",
+        "on_response",
+        "response_complete",
+        "response_started",
+        "scope",
+        "transport",
+    )
+)
+_USED_OF_PROTOCOL = frozenset(
+    (
+        "_start_asgi_task",
+        "data_received",
+        "on_response_complete",
+        "send_400_response",
+        "timeout_keep_alive_handler",
+    )
+)
+
+
+def require_uvicorn(cycle: type = RequestResponseCycle, protocol: type = HttpToolsProtocol) -> None:
+    """See that uvicorn still has what is used of it. Raises RuntimeError."""
+    # Its constructor sets each of them.
+    sets = vars(cycle)["__init__"].__code__.co_names
+    missing = [name for name in _USED_OF_CYCLE if name not in sets]
+    missing += [name for name in _USED_OF_PROTOCOL if not hasattr(protocol, name)]
+    if missing:
+        raise RuntimeError(f"this version of uvicorn has no {', '.join(sorted(missing))}")
 
 
 class UvicornRequest:
@@ -67,7 +103,14 @@ class UvicornRequest:
         return problems.instance_of(self._cycle.scope)
 
     def send(self, reply: Reply) -> None:
-        """Answer the request, and log it."""
+        """Answer the request, and log it. It never raises: who calls it has others to answer too."""
+        try:
+            self._send(reply)
+        except Exception as error:
+            self._request_log.failed(self.correlation, error)
+
+    def _send(self, reply: Reply) -> None:
+        metrics.FAST_PATH.observe()
         cycle, of_request = self._cycle, self.correlation
         self._request_log.record(
             of_request,

@@ -1,14 +1,15 @@
 """uvicorn's HTTP protocol with a fast path, and with our form of answer to what is not HTTP at all."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from timestamp_service import correlation
-from timestamp_service.server import fast_path
+from timestamp_service.server import fast_path, unreadable
 from timestamp_service.web import problems
+from timestamp_service.web.request_log import RequestLog
 
 # How long a kept connection is served at the end. Longer than nginx keeps one that is idle (role nginx): so
 # nginx never sends a request on a connection that is being closed.
@@ -21,10 +22,14 @@ TryFastPath = Callable[[RequestResponseCycle, Callable[[], None]], bool]
 class Protocol(HttpToolsProtocol):
     """HTTP/1.1 on one connection."""
 
-    def __init__(self, *args: Any, try_fast_path: TryFastPath | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, request_log: RequestLog, try_fast_path: TryFastPath | None = None, **kwargs: Any
+    ) -> None:
         """Take what uvicorn gives, and what answers plain requests."""
         super().__init__(*args, **kwargs)
+        self._request_log = request_log
         self._try_fast_path = try_fast_path
+        self._received = b""
         self._ending = False
         self._answered_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -75,10 +80,23 @@ class Protocol(HttpToolsProtocol):
         wait = left if idle else self.timeout_keep_alive
         self._idle_timer = self.loop.call_later(wait, self._close_when_idle)
 
+    def data_received(self, data: bytes) -> None:
+        """Read `data`, and keep it at hand for the answer to what cannot be read."""
+        self._received = data
+        super().data_received(data)
+        self._received = b""
+
     def send_400_response(self, msg: str) -> None:
         """Answer a problem to what cannot be read, and close the connection."""
-        of_request = correlation.new()
-        self.logger.info("%s correlationId %s", msg, of_request.identifier)
-        reply = problems.reply(problems.Problem(400, msg), "/", of_request.identifier)
-        self.transport.write(fast_path.encode(reply, of_request, b"", keep_alive=False))
+        begun = self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+        method = self.parser.get_method() if begun and self.url else b""
+        rest = unreadable.read(
+            self._received, method, self.url if begun else b"", self.headers if begun else []
+        )
+        detail = f"{msg} {unreadable.EXPECTED}"
+        reply = problems.reply(problems.Problem(400, detail), rest.instance, rest.correlation.identifier)
+        self._request_log.record(
+            rest.correlation, None, rest.method, None, rest.instance, reply.status, time.perf_counter()
+        )
+        self.transport.write(fast_path.encode(reply, rest.correlation, b"", keep_alive=False))
         self.transport.close()

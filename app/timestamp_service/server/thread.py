@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import threading
+from functools import partial
 
 from uvicorn import Config, Server
 
@@ -21,7 +22,8 @@ class HealthServer:
         self._sockets = systemd_sockets() or [_loopback(port)]
         config = Config(
             app,
-            http=Protocol,
+            # It is called, and nothing else is asked of it.
+            http=partial(Protocol, request_log=app.request_log),  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             interface="asgi3",

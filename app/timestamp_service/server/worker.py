@@ -31,7 +31,6 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": Protocol,
         "ws": "none",
         "lifespan": "on",
         "interface": "asgi3",
@@ -45,6 +44,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take what gunicorn gives."""
+        fast_path.require_uvicorn()
         super().__init__(*args, **kwargs)
         # uvicorn's worker gives it gunicorn's level, at which it logs each step of starting and stopping.
         logging.getLogger("uvicorn.error").setLevel(max(self.log.error_log.level, logging.WARNING))
@@ -58,9 +58,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     async def _serve(self) -> None:
         app: App = self.wsgi
         self.config.app = app
+        try_fast_path = None
         if app.fast_path is not None:
             try_fast_path = partial(fast_path.try_handle, app.fast_path, app.request_log)
-            self.config.http = partial(Protocol, try_fast_path=try_fast_path)
+        self.config.http = partial(Protocol, request_log=app.request_log, try_fast_path=try_fast_path)
         # Requests leave no cycles behind, and a search for cycles costs.
         gc.freeze()
         gc.set_threshold(_GARBAGE_OBJECTS)

@@ -27,7 +27,8 @@ _ERRORS = {
     429: "Too many requests; only where a limit is configured.",
     500: "Something went wrong; the log has it under the `correlationId`.",
     502: "The service behind this path is not running at the moment.",
-    503: "Kafka or the database does not answer, or too many requests are in progress. A retry is safe.",
+    503: "Kafka or the database does not answer, or too many requests are in progress. Where `detail` says that "
+    "a record may exist, a retry is safe with the same `Idempotency-Key`.",
     504: "The service did not answer in time. Repeating a POST is safe with the same `Idempotency-Key`.",
 }
 _RETRIED = (404, 429, 502, 503, 504)
@@ -343,7 +344,7 @@ def _parameters() -> dict[str, Any]:
         "To": parameter(
             "query",
             "to",
-            "The first instant after the range. By default it has no end.",
+            "The first instant after the range, not before `from`. By default it has no end.",
             _or_empty(_schema("Timestamp")),
             "2009-09-29T00:00:00Z",
         ),
@@ -448,6 +449,11 @@ def _problem(status: int) -> dict[str, Any]:
     headers = _traced()
     if status in _RETRIED:
         headers["Retry-After"] = _ref("headers", "RetryAfter")
+    if status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        headers["Accept-Encoding"] = {
+            "description": "What is accepted in `Content-Encoding`, where that was refused.",
+            "schema": {"type": "string"},
+        }
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = {
             "required": True,

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import traceback
 
 import falcon.asgi
 
@@ -11,7 +12,7 @@ from timestamp_service.correlation import Correlation
 from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.metrics import HistogramBuffer
-from timestamp_service.web import problems, routes
+from timestamp_service.web import headers, problems, routes
 
 # As json.dumps does, of one text.
 _quoted = json.encoder.encode_basestring_ascii
@@ -57,6 +58,14 @@ class RequestLog:
         )
         self._log.each("request", (members,))
 
+    def failed(self, of_request: Correlation, error: Exception) -> None:
+        """Log that a request could not be answered."""
+        self._log.error(
+            "unexpected_error",
+            correlationId=of_request.identifier,
+            exception="".join(traceback.format_exception(error)),
+        )
+
     def _duration(self, method: str, route: str | None, status: int) -> HistogramBuffer:
         buffer = self._durations[method, route, status] = HistogramBuffer(
             # Anybody can send any path: those without a route have one label.
@@ -74,13 +83,18 @@ class CorrelationMiddleware:
 
     async def process_request(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Read the correlation from the headers, or create one."""
-        request.context.started = time.perf_counter()
+        context = request.context
+        context.started = time.perf_counter()
+        context.correlation = correlation.new()
         try:
-            request.context.correlation = correlation.from_request(
-                request.get_header(correlation.HEADER), request.get_header(correlation.TRACE_HEADER)
-            )
+            # Step by step: a problem has the client's id wherever that could be read.
+            identifier = headers.single(request, correlation.HEADER)
+            if identifier is not None:
+                context.correlation = correlation.from_request(identifier, None)
+            trace = headers.single(request, correlation.TRACE_HEADER)
+            if trace is not None:
+                context.correlation = correlation.from_request(context.correlation.identifier, trace)
         except correlation.CorrelationError as error:
-            request.context.correlation = correlation.new()
             raise problems.Problem(
                 400, f"{error}. Expected is one such as {identifiers.EXAMPLE}, or none."
             ) from None
