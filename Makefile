@@ -93,7 +93,7 @@ lint: setup ## Style and types of playbooks, Python and shell scripts
 	ansible-lint --offline --profile production
 	yamllint --strict .
 	ansible-playbook -i inventories/production site.yml --syntax-check
-	ansible-playbook -i inventories/production playbooks/preflight.yml --limit controller
+	ansible-playbook -i inventories/production playbooks/preflight.yml --limit localhost
 	ruff check .
 	ruff format --check .
 	cd app && lint-imports --no-cache

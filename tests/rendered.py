@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.meta
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -27,7 +26,7 @@ ADDRESSES = {
 }
 KAFKA = [name for name in ADDRESSES if name.startswith("kafka")]
 WEB = [name for name in ADDRESSES if name.startswith("web")]
-FACTS = {"memtotal_mb": 8192, "distribution": "Debian", "distribution_major_version": "12"}
+FACTS = {"memtotal_mb": 8192, "distribution": "Debian", "distribution_major_version": "12", "distribution_version": "12.1"}
 # What each password begins with.
 SECRET = "A" * 40
 # The release that runs beside the one that serves.
@@ -63,7 +62,7 @@ def inventory(folder: Path) -> dict[str, Any]:
                 "ansible_python_interpreter": sys.executable,
             }
         },
-        "controller": {"hosts": {"localhost": {"ansible_connection": "local"}}},
+        "ungrouped": {"hosts": {"localhost": {"ansible_connection": "local"}}},
         "nodes": {
             "hosts": {name: {"node_address": address} for name, address in ADDRESSES.items()},
             "children": {
@@ -153,7 +152,8 @@ def units() -> list[Unit]:
 
 def names_in(text: str) -> set[str]:
     """Return the variables that a template reads."""
-    return jinja2.meta.find_undeclared_variables(jinja2.Environment(autoescape=True).parse(text))
+    tree = jinja2.Environment(autoescape=True).parse(text)
+    return {node.name for node in tree.find_all(jinja2.nodes.Name) if node.ctx == "load"}
 
 
 def unknown_names(role: str) -> set[str]:

@@ -31,7 +31,7 @@ def inventory(folder: Path, groups: dict[str, Any], **variables: Any) -> Path:
         yaml.safe_dump(
             {
                 "all": {"vars": {**connection, "certificates_folder": str(folder / "ca"), **variables}},
-                "controller": {
+                "ungrouped": {
                     "hosts": {
                         "localhost": {
                             "ansible_connection": "local",

@@ -87,7 +87,7 @@ def test_templates_say_that_ansible_writes_them(folder: Path) -> None:
 
 
 def test_no_play_runs_on_all_hosts() -> None:
-    """The controller is a host of every inventory, so a play names the group that it means."""
+    """localhost is a host of every inventory, so a play names the group that it means."""
     for path in (PROJECT / "playbooks").glob("*.yml"):
         for play in yaml.safe_load(path.read_text()):
             assert play.get("hosts") != "all", path.name
