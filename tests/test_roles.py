@@ -93,6 +93,19 @@ def test_no_play_runs_on_all_hosts() -> None:
             assert play.get("hosts") != "all", path.name
 
 
+def test_each_role_of_the_site_has_a_tag_and_what_all_need_runs_always() -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks/site.yml").read_text())
+    roles = [role for play in plays for role in play.get("roles", ())]
+    assert roles
+    assert [role.get("tags") for role in roles] == [role["role"] for role in roles]
+    imports = {
+        play["ansible.builtin.import_playbook"]: play.get("tags")
+        for play in plays
+        if "ansible.builtin.import_playbook" in play
+    }
+    assert imports == {"preflight.yml": "always", "secrets.yml": "always", "summary.yml": None}
+
+
 def test_pages_are_up_to_date() -> None:
     old = [str(path.relative_to(PROJECT)) for path in role_docs.stale(PROJECT)]
     assert old == [], "run `make docs`"

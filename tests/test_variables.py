@@ -277,7 +277,16 @@ def holders(files: dict[str, str], word: str) -> set[str]:
 
 def is_distinctive(word: str) -> bool:
     """Tell whether nothing else is likely to be called the same."""
-    return len(word) >= 4 and word not in ("true", "false", "info", "started", "debug", "error", "warning")
+    is_quantity = len(word) == 3 and word[:2].isdigit() and word[2].isalpha()
+    return (is_quantity or len(word) >= 4) and word not in (
+        "true",
+        "false",
+        "info",
+        "started",
+        "debug",
+        "error",
+        "warning",
+    )
 
 
 def test_every_variable_has_an_entry() -> None:
