@@ -27,12 +27,13 @@ export PYTHON VENV V NODE UNIT COMMAND
 
 RUN := $(VENV)/bin/python -B
 CLI = $(RUN) -m cli $@ --inventory $(INVENTORY)
+STAGES := $(RUN) -m scripts.stages
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 # Role local_node builds images of Debian in its module_utils; the Vagrant box is built from such an image.
 NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback rebuild backup restore
-.PHONY: test test-fast lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
+.PHONY: test test-fast test-all lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Create the two nodes, set them up and record one timestamp; run it again to apply changes
@@ -85,15 +86,21 @@ setup: ## Install what is missing: Debian packages and .venv (activate it by: . 
 
 # The Vagrant test uses containers, which take minutes; virtual machines can take an hour.
 test: PROVIDER = lxc
-test: lint unit molecule vagrant-test integration ## All checks
+test: setup ## All quick checks, with a list of the stages and of the failed tests at the end
+	@$(STAGES) lint unit molecule 'vagrant-test PROVIDER=$(PROVIDER)' integration
 
-test-fast: lint unit ## The checks that need no servers
+test-fast: setup ## The checks that need no servers
+	@$(STAGES) lint unit
+
+test-all: setup ## All of `make test`, all slow cases, faults and virtual machines (hours)
+	@$(STAGES) lint unit molecule 'vagrant-test PROVIDER=lxc' integration 'bench-app BENCH=--quick' test-docs \
+	    test-side-effects test-faults 'vagrant-test PROVIDER=libvirt'
 
 lint: setup ## Style and types of playbooks, Python and shell scripts
 	ansible-lint --offline --profile production
 	yamllint --strict .
 	ansible-playbook -i inventories/production site.yml --syntax-check
-	ansible-playbook -i inventories/production playbooks/preflight.yml --limit controller
+	ansible-playbook -i inventories/production playbooks/preflight.yml --limit localhost
 	ruff check .
 	ruff format --check .
 	cd app && lint-imports --no-cache
@@ -121,12 +128,11 @@ test-docs: setup ## The page /docs in a real browser (installs Chromium, 300 MB;
 	pytest app/tests -m browser
 
 molecule: setup ## The whole stack on two fresh nodes of its own
-	molecule test
+	trap 'molecule destroy' INT; molecule test
 
 test-side-effects: setup ## Reboot, break and repair two fresh nodes, with the slow cases that `make molecule` leaves out
-	molecule converge
-	TIMESTAMP_INVENTORY=molecule/shared/inventory pytest molecule/shared/side_effects
-	molecule destroy
+	trap 'molecule destroy' EXIT; molecule converge; \
+	    TIMESTAMP_INVENTORY=molecule/shared/inventory pytest molecule/shared/side_effects
 
 test-faults: setup ## Faults, rebuilds, deployments and backups under load, on two fresh nodes (TESTS='-k reboot': a part)
 	trap 'molecule destroy --scenario-name faults' EXIT; molecule converge --scenario-name faults; \

@@ -26,7 +26,7 @@ all:
     local_node_bridge: ts-bench
     local_node_gateway: 10.77.2.1
     local_node_state_folder: /var/lib/timestamp-service/bench
-controller:
+ungrouped:
   hosts:
     localhost:
       ansible_connection: local

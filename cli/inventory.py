@@ -123,7 +123,7 @@ def default_of(role: str, variable: str) -> str:
 
 def service_of(hosts: Mapping[str, Mapping[str, Any]]) -> Service:
     """Return the service of these hosts; raises InventoryError when no node is in the group web."""
-    nodes = {name: one for name, one in hosts.items() if "controller" not in one["groups"]}
+    nodes = {name: one for name, one in hosts.items() if name != "localhost"}
     web = [one for one in nodes.values() if "web" in one["groups"]]
     if not web:
         raise InventoryError("The inventory has no host in the group web.")

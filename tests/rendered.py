@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.meta
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -27,7 +26,12 @@ ADDRESSES = {
 }
 KAFKA = [name for name in ADDRESSES if name.startswith("kafka")]
 WEB = [name for name in ADDRESSES if name.startswith("web")]
-FACTS = {"memtotal_mb": 8192, "distribution": "Debian", "distribution_major_version": "12"}
+FACTS = {
+    "memtotal_mb": 8192,
+    "distribution": "Debian",
+    "distribution_major_version": "12",
+    "distribution_version": "12.1",
+}
 # What each password begins with.
 SECRET = "A" * 40
 # The release that runs beside the one that serves.
@@ -38,10 +42,11 @@ RESULTS = {
     "kafka_distribution_archive_built": {"archive": "/cache/kafka.tgz", "checksum": "0" * 64},
     "kafka_distribution_wheel": {"wheel": "/cache/confluent_kafka-2-cp311-cp311-any.whl"},
     "timestamp_release_archive": {"version": RELEASE, "path": "/cache/release.tar"},
+    "timestamp_deployment_release": RELEASE,
     "certificates_service": "nginx",
 }
-# Conditions are expressions, not texts, and what a task is called says nothing.
-NOT_RENDERED = ("name", "when", "that", "until", "failed_when", "changed_when", "register", "notify")
+# Conditions are expressions, not texts.
+NOT_RENDERED = ("when", "that", "until", "failed_when", "changed_when", "register", "notify")
 
 # host -> `<role or unit>/<file>` -> text
 Texts = dict[str, dict[str, str]]
@@ -63,7 +68,7 @@ def inventory(folder: Path) -> dict[str, Any]:
                 "ansible_python_interpreter": sys.executable,
             }
         },
-        "controller": {"hosts": {"localhost": {"ansible_connection": "local"}}},
+        "ungrouped": {"hosts": {"localhost": {"ansible_connection": "local"}}},
         "nodes": {
             "hosts": {name: {"node_address": address} for name, address in ADDRESSES.items()},
             "children": {
@@ -152,22 +157,32 @@ def units() -> list[Unit]:
 
 
 def names_in(text: str) -> set[str]:
-    """Return the variables that a template reads."""
-    return jinja2.meta.find_undeclared_variables(jinja2.Environment(autoescape=True).parse(text))
+    """Return the names in a template, those of variables among them."""
+    return set(re.findall(r"\w+", text)) if "{{" in text or "{%" in text else set()
 
 
-def unknown_names(role: str) -> set[str]:
-    """Return the variables that a role knows only while it runs, and those that are derived from them."""
-    unknown = {"item", "timestamp_process", "base_failed_unit", "ansible_failed_result"}
-    for path in (ROLES / role / "tasks").glob("*.yml"):
+def unknown_names() -> set[str]:
+    """Return the variables that roles know only while they run, and those that are derived from them."""
+    unknown = {
+        "item",
+        "timestamp_process",
+        "base_failed_unit",
+        "ansible_failed_result",
+        "timestamp_backup_unit_name",
+    }
+    for path in ROLES.glob("*/tasks/*.yml"):
         for task in tasks(read(path)):
             unknown |= {str(task["register"])} if "register" in task else set()
             unknown |= set(task.get("ansible.builtin.set_fact", ()))
             unknown |= {task.get("loop_control", {}).get("loop_var", "item")}
     unknown -= set(RESULTS)
-    variables = read(ROLES / role / "vars/main.yml")
+    variables = {
+        name: json.dumps(value)
+        for path in ROLES.glob("*/vars/main.yml")
+        for name, value in read(path).items()
+    }
     while True:
-        more = {name for name, value in variables.items() if names_in(json.dumps(value)) & unknown} - unknown
+        more = {name for name, value in variables.items() if names_in(value) & unknown} - unknown
         if not more:
             return unknown
         unknown |= more
@@ -183,75 +198,73 @@ def renderable(value: Any, unknown: set[str]) -> Any:
     return "" if isinstance(value, str) and names_in(value) & unknown else value
 
 
-def play(role: str, hosts: str, variables: Mapping[str, Any], rendered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a play that says what texts become with the variables of a role; none of its tasks runs."""
-    return {
-        "hosts": hosts,
-        "gather_facts": False,
-        # Only for their defaults and variables.
-        "roles": [{"role": one, "tags": "never"} for one in dict.fromkeys(("timestamp", role))],
-        "post_tasks": [
-            {
-                "name": "rendered",
-                "ansible.builtin.debug": {"msg": rendered},
-                # Here they come before what the role derives.
-                "vars": {**RESULTS, **variables, "role_path": str(ROLES / role)},
-            }
-        ],
-    }
-
-
 def lookup(path: Path) -> str:
     """Return the expression of a template's text."""
     return f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}"
 
 
-def template_plays() -> Iterator[dict[str, Any]]:
-    """Yield a play for the templates of each role and of each unit of the application."""
-    groups = groups_of_roles()
-    for folder in sorted(ROLES.glob("*/templates")):
-        role = folder.parent.name
-        if role != "timestamp":
-            paths = sorted(folder.glob("**/*.j2"))
-            rendered = {f"{role}/{path.relative_to(folder)}": lookup(path) for path in paths}
-            yield play(role, groups[role], {}, rendered)
+def debug(role: str, variables: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a task that says what texts become with these variables, and with those of a role."""
+    return {
+        "name": "rendered",
+        "ansible.builtin.debug": {"msg": texts},
+        # Here they come before what the role derives.
+        "vars": {**RESULTS, **variables, "role_path": str(ROLES / role)},
+    }
+
+
+def template_tasks(role: str) -> Iterator[dict[str, Any]]:
+    """Yield a task for the templates of a role, and one for each unit that it describes."""
+    folder = ROLES / role / "templates"
+    if role != "timestamp" and folder.is_dir():
+        paths = sorted(folder.glob("**/*.j2"))
+        yield debug(role, {}, {f"{role}/{path.relative_to(folder)}": lookup(path) for path in paths})
     for unit in units():
-        rendered = {
-            f"{unit.name}/process.{ending}.j2": lookup(ROLES / f"timestamp/templates/process.{ending}.j2")
-            for ending in unit.templates
-        }
-        yield play(unit.role, groups[unit.role], unit.variables, rendered)
-
-
-def task_plays() -> Iterator[dict[str, Any]]:
-    """Yield a play for the tasks and handlers of each role; it also checks the settings as the role does."""
-    for role, hosts in groups_of_roles().items():
-        unknown = unknown_names(role)
-        variables = units()[0].variables if role == "timestamp" else {}
-        paths = [
-            path for part in ("tasks", "handlers") for path in sorted((ROLES / role / part).glob("*.yml"))
-        ]
-        rendered = {
-            f"{role}/{path.parent.name}/{path.name}": renderable(read(path), unknown) for path in paths
-        }
-        made = play(role, hosts, variables, rendered)
-        specification = read(ROLES / role / "meta/argument_specs.yml")["argument_specs"]["main"]
-        made["post_tasks"].append(
-            {
-                "ansible.builtin.validate_argument_spec": {
-                    "argument_spec": "{{ specification }}",
-                    "provided_arguments": {name: f"{{{{ {name} }}}}" for name in specification["options"]},
-                },
-                "vars": {"specification": specification["options"]},
+        if unit.role == role:
+            texts = {
+                f"{unit.name}/process.{ending}.j2": lookup(ROLES / f"timestamp/templates/process.{ending}.j2")
+                for ending in unit.templates
             }
-        )
-        preflight = ROLES / role / "tasks/preflight.yml"
-        if preflight.exists() and role != "timestamp_backup":
-            made["post_tasks"].append({"ansible.builtin.include_tasks": str(preflight)})
-        yield made
+            yield debug(role, unit.variables, texts)
 
 
-def run(folder: Path, plays: list[dict[str, Any]], settings: Mapping[str, Any]) -> Texts:
+def file_tasks(role: str) -> Iterator[dict[str, Any]]:
+    """Yield a task for the tasks and handlers of a role, and those that check its settings."""
+    unknown = unknown_names()
+    # A process and a job at once.
+    unit = "{{ timestamp_process_units['command'] | combine({'done': 'done'}) }}"
+    paths = [path for part in ("tasks", "handlers") for path in sorted((ROLES / role / part).glob("*.yml"))]
+    texts = {f"{role}/{path.parent.name}/{path.name}": renderable(read(path), unknown) for path in paths}
+    yield debug(role, {"timestamp_unit": unit}, texts)
+    specification = read(ROLES / role / "meta/argument_specs.yml")["argument_specs"]["main"]
+    yield {
+        "ansible.builtin.validate_argument_spec": {
+            "argument_spec": "{{ specification }}",
+            "provided_arguments": {name: f"{{{{ {name} }}}}" for name in specification["options"]},
+        },
+        "vars": {"specification": specification["options"], "role_path": str(ROLES / role)},
+    }
+    preflight = ROLES / role / "tasks/preflight.yml"
+    # That of the backup asks for files.
+    if preflight.exists() and role != "timestamp_backup":
+        yield {"ansible.builtin.include_tasks": str(preflight)}
+
+
+def plays(*parts: Callable[[str], Iterator[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return a play for each role that says what its texts become; none of the role's own tasks runs."""
+    made = []
+    for role, hosts in groups_of_roles().items():
+        tasks_of_role = [task for part in parts for task in part(role)]
+        # Only for their defaults and variables.
+        named = [{"role": one, "tags": "never"} for one in dict.fromkeys(("timestamp", role))]
+        if tasks_of_role:
+            made.append({"hosts": hosts, "gather_facts": False, "roles": named, "post_tasks": tasks_of_role})
+    return made
+
+
+def run(
+    folder: Path, plays: list[dict[str, Any]], settings: Mapping[str, Any], limit: str = "all,localhost"
+) -> Texts:
     """Run plays that render texts, with settings as an inventory has them; returns the texts."""
     write_secrets(folder)
     described = inventory(folder)
@@ -264,7 +277,14 @@ def run(folder: Path, plays: list[dict[str, Any]], settings: Mapping[str, Any]) 
     }
     (folder / "render.yml").write_text(yaml.safe_dump([facts, *plays]))
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.yml", "render.yml"],
+        [
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            "-i",
+            "hosts.yml",
+            "--limit",
+            limit,
+            "render.yml",
+        ],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -294,9 +314,9 @@ def run(folder: Path, plays: list[dict[str, Any]], settings: Mapping[str, Any]) 
 
 def render(folder: Path) -> Texts:
     """Render all templates; returns the text by host and `<role or unit>/<template>`. Takes a few seconds."""
-    return run(folder, list(template_plays()), {})
+    return run(folder, plays(template_tasks), {})
 
 
 def render_all(folder: Path, settings: Mapping[str, Any]) -> Texts:
-    """Render all templates, tasks and handlers with settings, which the roles themselves check."""
-    return run(folder, [*template_plays(), *task_plays()], settings)
+    """Render all templates, tasks and handlers with settings, which the roles check; for one host a group."""
+    return run(folder, plays(template_tasks, file_tasks), settings, f"{KAFKA[0]},{WEB[0]},localhost")

@@ -1,12 +1,13 @@
 """The first layer of validation: an inventory that is not complete is refused before any host is touched.
 
-Each message ends with what mends it.
+Each message ends with how to fix it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def inventory(folder: Path, groups: dict[str, Any], **variables: Any) -> Path:
         yaml.safe_dump(
             {
                 "all": {"vars": {**connection, "certificates_folder": str(folder / "ca"), **variables}},
-                "controller": {
+                "ungrouped": {
                     "hosts": {
                         "localhost": {
                             "ansible_connection": "local",
@@ -103,6 +104,30 @@ def test_host_that_does_not_answer_is_named_with_the_hint_of_the_inventory(tmp_p
     )
     assert "one.example.internal does not answer" in said
     assert "Start it with `make up`." in said
+
+
+REMOVED = yaml.safe_load((PROJECT / "roles/contract/vars/removed_variables.yml").read_text())
+NAMES = [name for group in REMOVED["contract_removed_variables"] for name in group["names"]]
+
+
+def test_removed_variables_are_refused_by_name(tmp_path: Path) -> None:
+    one = hosts(node_address="192.0.2.1", kafka_data_folder="/srv/kafka")
+    groups = {"kafka": one, "web": one, "postgresql": one}
+    # What is set for all hosts is set for localhost too.
+    others = {name: "any" for name in NAMES if name != "kafka_data_folder"}
+    said = play("playbooks/preflight.yml", inventory(tmp_path, groups, **others))
+    assert "The inventory sets variables that were removed" in said
+    assert "kafka_data_folder (of one.example.internal): Kafka's data are in /var/lib/kafka." in said
+    assert [name for name in others if f"{name} (of localhost, one.example.internal): " not in said] == []
+    assert "UNREACHABLE" not in said
+
+
+def test_changelog_names_the_removed_variables() -> None:
+    table = (PROJECT / "CHANGELOG.md").read_text().partition("### Removed")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.strip().startswith("|")]
+    words = [word for row in rows for word in re.findall(r"`(\w+)`", row)]
+    # A word that begins with _ is the end of a variable of timestamp_unit.
+    assert sorted(f"timestamp_unit{word}" if word[0] == "_" else word for word in words) == sorted(NAMES)
 
 
 # The second layer: what a role asserts of its settings, before it changes anything. (role, variables, words)

@@ -87,10 +87,23 @@ def test_templates_say_that_ansible_writes_them(folder: Path) -> None:
 
 
 def test_no_play_runs_on_all_hosts() -> None:
-    """The controller is a host of every inventory, so a play names the group that it means."""
+    """localhost is a host of every inventory, so a play names the group that it means."""
     for path in (PROJECT / "playbooks").glob("*.yml"):
         for play in yaml.safe_load(path.read_text()):
             assert play.get("hosts") != "all", path.name
+
+
+def test_each_role_of_the_site_has_a_tag_and_what_all_need_runs_always() -> None:
+    plays = yaml.safe_load((PROJECT / "playbooks/site.yml").read_text())
+    roles = [role for play in plays for role in play.get("roles", ())]
+    assert roles
+    assert [role.get("tags") for role in roles] == [role["role"] for role in roles]
+    imports = {
+        play["ansible.builtin.import_playbook"]: play.get("tags")
+        for play in plays
+        if "ansible.builtin.import_playbook" in play
+    }
+    assert imports == {"preflight.yml": "always", "secrets.yml": "always", "summary.yml": None}
 
 
 def test_pages_are_up_to_date() -> None:
