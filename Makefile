@@ -33,6 +33,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback rebuild backup restore
+.PHONY: lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell unit-app unit-deployment
 .PHONY: test test-fast test-all lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
@@ -96,27 +97,49 @@ test-all: setup ## All of `make test`, all slow cases, faults and virtual machin
 	@$(STAGES) lint unit molecule 'vagrant-test PROVIDER=lxc' integration 'bench-app BENCH=--quick' test-docs \
 	    test-side-effects test-faults 'vagrant-test PROVIDER=libvirt'
 
+# Each part prints its seconds; as many run at a time as there are processors.
+PARTS = @$(MAKE) --no-print-directory --jobs=$$(nproc) --keep-going --output-sync=target
+TIMED = @TIMEFORMAT='%3lR  $@'; time
+
 lint: setup ## Style and types of playbooks, Python and shell scripts
-	ansible-lint --offline --profile production
-	yamllint --strict .
-	ansible-playbook -i inventories/production site.yml --syntax-check
-	ansible-playbook -i inventories/production playbooks/preflight.yml --limit localhost
-	ruff check .
-	ruff format --check .
-	cd app && lint-imports --no-cache
-	cd app && mypy && MYPYPATH=.:.. mypy -p bench
-	mypy cli scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes
-	mypy molecule/shared/tests
-	mypy molecule/shared/programs
-	mypy molecule/shared/side_effects
-	mypy molecule/faults
-	mypy molecule/vagrant
-	git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
-	    xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' | xargs shellcheck
+	$(PARTS) lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell
+
+# It checks the syntax of every playbook too.
+lint-ansible:
+	$(TIMED) ansible-lint --offline --profile production
+
+lint-preflight:
+	$(TIMED) ansible-playbook -i inventories/production playbooks/preflight.yml --limit localhost
+
+lint-yaml:
+	$(TIMED) yamllint --strict .
+
+lint-python:
+	$(TIMED) { ruff check .; ruff format --check .; }
+
+lint-imports:
+	$(TIMED) { cd app; lint-imports --no-cache; }
+
+lint-types-of-app:
+	$(TIMED) { cd app; mypy; MYPYPATH=.:.. mypy -p bench; }
+
+# One run for each folder with a conftest.py: mypy takes no two modules of one name.
+lint-types:
+	$(TIMED) { mypy cli scripts tests roles/*/library roles/local_node/module_utils/nspawn_nodes; \
+	    for folder in shared/tests shared/programs shared/side_effects faults vagrant; do mypy molecule/$$folder; done; }
+
+lint-shell:
+	$(TIMED) { git ls-files --format='%(objectmode) %(path)' | awk '/^100/ { print $$2 }' | \
+	    xargs awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' | xargs shellcheck; }
 
 unit: setup ## Tests of the application and of the deployment's Python code
-	pytest app/tests -m 'not integration and not browser'
-	pytest tests --numprocesses=2 --dist=loadfile
+	$(PARTS) --jobs=1 unit-app unit-deployment
+
+unit-app:
+	$(TIMED) pytest app/tests -m 'not integration and not browser'
+
+unit-deployment:
+	$(TIMED) pytest tests --numprocesses=2 --dist=loadfile
 
 integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback, a pair for each of WORKERS=3
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml

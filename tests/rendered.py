@@ -112,7 +112,7 @@ def tasks(value: object) -> Iterator[dict[str, Any]]:
 
 def groups_of_roles() -> dict[str, str]:
     """Return for each role the hosts that a playbook applies it to; those of site.yml come first."""
-    found: dict[str, str] = {}
+    groups: dict[str, str] = {}
     for path in (PROJECT / "playbooks/site.yml", *sorted((PROJECT / "playbooks").glob("*.yml"))):
         for play in read(path):
             named = [role["role"] for role in play.get("roles", ())]
@@ -120,8 +120,8 @@ def groups_of_roles() -> dict[str, str]:
                 for module in ("ansible.builtin.import_role", "ansible.builtin.include_role"):
                     named += [task[module]["name"]] if module in task else []
             for role in named:
-                found.setdefault(role, play["hosts"])
-    return found
+                groups.setdefault(role, play["hosts"])
+    return groups
 
 
 @dataclass(frozen=True)
@@ -142,18 +142,18 @@ class Unit:
 def units() -> list[Unit]:
     """Return the processes, each also as one of a release beside the one that serves, and the jobs."""
     beside = {"timestamp_unit_suffix": "-next", "timestamp_deployment_release": RELEASE}
-    found = []
+    described = []
     for process in read(ROLES / "timestamp/vars/main.yml")["timestamp_processes"]:
         unit = {"timestamp_unit": f"{{{{ timestamp_process_units['{process}'] }}}}"}
-        found += [Unit(f"timestamp-{process}", "timestamp", unit)]
-        found += [Unit(f"timestamp-{process}-next", "timestamp", {**unit, **beside})]
+        described += [Unit(f"timestamp-{process}", "timestamp", unit)]
+        described += [Unit(f"timestamp-{process}-next", "timestamp", {**unit, **beside})]
     for job, role, variable in (
         ("rebuild", "timestamp", "timestamp_rebuild_unit"),
         ("backup", "timestamp_backup", "timestamp_backup_save_unit"),
         ("restore", "timestamp_backup", "timestamp_backup_restore_unit"),
     ):
-        found.append(Unit(f"timestamp-{job}", role, {"timestamp_unit": f"{{{{ {variable} }}}}"}))
-    return found
+        described.append(Unit(f"timestamp-{job}", role, {"timestamp_unit": f"{{{{ {variable} }}}}"}))
+    return described
 
 
 def names_in(text: str) -> set[str]:
@@ -299,7 +299,7 @@ def run(
     )
     if done.returncode:
         raise AssertionError(f"The texts could not be rendered:\n{done.stdout[-4000:]}\n{done.stderr}")
-    said: Texts = {}
+    by_host: Texts = {}
     for played in json.loads(done.stdout)["plays"]:
         for task in played["tasks"]:
             if task["task"]["name"] == "rendered":
@@ -308,8 +308,8 @@ def run(
                         name: value if isinstance(value, str) else yaml.safe_dump(value, width=10_000)
                         for name, value in result["msg"].items()
                     }
-                    said.setdefault(host, {}).update(texts)
-    return said
+                    by_host.setdefault(host, {}).update(texts)
+    return by_host
 
 
 def render(folder: Path) -> Texts:

@@ -79,9 +79,9 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[int, int]]:
 
 @pytest.mark.usefixtures("two_nodes")
 def test_each_process_has_its_name_and_the_network_is_that_of_the_web_node() -> None:
-    found = nodes.find(service(DB, WEB))
-    assert found.processes == {"nginx": 205, "query": 206, "broker": 105, "journal": 207, "database": 106}
-    assert found.within == ("nsenter", "--net=/proc/205/ns/net", "--")
+    located = nodes.find(service(DB, WEB))
+    assert located.processes == {"nginx": 205, "query": 206, "broker": 105, "journal": 207, "database": 106}
+    assert located.within == ("nsenter", "--net=/proc/205/ns/net", "--")
 
 
 def test_node_that_does_not_run_here_is_refused(two_nodes: dict[str, dict[int, int]]) -> None:

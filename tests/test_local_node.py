@@ -123,11 +123,11 @@ class TestNetwork:
         assert network.default_device(self.ROUTES[2:]) is None
 
     @pytest.mark.parametrize(
-        ("wanted", "found"),
+        ("wanted", "route"),
         [("10.9.3.0/24", "10.9.0.0/16 by tun0"), ("10.7.0.0/24", None), ("10.8.0.0/24", None)],
     )
-    def test_conflict_is_a_route_of_another_device(self, wanted: str, found: str | None) -> None:
-        assert network.conflict(self.ROUTES, "ts-test", ipaddress.IPv4Network(wanted)) == found
+    def test_conflict_is_a_route_of_another_device(self, wanted: str, route: str | None) -> None:
+        assert network.conflict(self.ROUTES, "ts-test", ipaddress.IPv4Network(wanted)) == route
 
     def test_ruleset_replaces_the_table_and_hides_the_nodes_outside_alone(self) -> None:
         text = network.ruleset("ts-test", ipaddress.IPv4Network("10.9.0.0/24"))

@@ -31,7 +31,7 @@ def check(*command: str) -> None:
 
 
 def test_every_template_is_rendered(texts: Texts) -> None:
-    names = {key.partition("/")[2] for found in texts.values() for key in found}
+    names = {key.partition("/")[2] for files in texts.values() for key in files}
     there = {
         str(path.relative_to(folder))
         for folder in (PROJECT / "roles").glob("*/templates")
@@ -41,13 +41,13 @@ def test_every_template_is_rendered(texts: Texts) -> None:
 
 
 def test_nothing_is_left_to_fill_in(texts: Texts) -> None:
-    for host, found in texts.items():
-        for name, text in found.items():
+    for host, files in texts.items():
+        for name, text in files.items():
             assert not re.search(r"\{\{|\{%|\bNone\b|\bUndefined\b", text), f"{host}: {name}"
 
 
 def test_secrets_stand_in_no_file_that_others_may_read(texts: Texts) -> None:
-    holders = {name for found in texts.values() for name, text in found.items() if SECRET in text}
+    holders = {name for files in texts.values() for name, text in files.items() if SECRET in text}
     assert holders == {"kafka/secrets.properties.j2"}
 
 

@@ -49,7 +49,7 @@ Render = Callable[..., Machines]
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Render:
-    """Give what tells, for a provider and settings, what the Vagrantfile comes to; nothing is started."""
+    """Give a function that evaluates the Vagrantfile for a provider and settings; nothing is started."""
     folder = tmp_path_factory.mktemp("vagrant")
 
     @cache

@@ -17,7 +17,9 @@ INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/faults
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ledger-rate", type=float, default=500, help="records a second while a fault lasts")
-    parser.addoption("--well-seconds", type=float, default=30, help="in which all must be well after a fault")
+    parser.addoption(
+        "--recovery-seconds", type=float, default=30, help="in which all must recover after a fault"
+    )
 
 
 @pytest.fixture(scope="session")

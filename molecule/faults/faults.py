@@ -210,7 +210,7 @@ def rebalance(nodes: Nodes) -> None:
 
 
 def renew_certificates(nodes: Nodes) -> None:
-    """Have the roles make every certificate anew."""
+    """Let the roles recreate every certificate."""
     folder = nodes.service.certificate_authority.parent
     authority = nodes.service.certificate_authority.name
     old = {path: path.read_bytes() for path in folder.glob("*.crt") if path.name != authority}

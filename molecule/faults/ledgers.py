@@ -90,7 +90,7 @@ def check_table(service: Service, file: Path, *options: str) -> dict[str, int]:
 
 
 def verdict(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """Return the counts of a check that found nothing wrong."""
+    """Return the counts of a check without an error."""
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
     counts: dict[str, int] = json.loads(done.stdout)
     return counts

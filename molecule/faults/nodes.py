@@ -1,4 +1,4 @@
-"""What the tests do to the nodes: kill, freeze, cut off, fill up; and how long it takes to be well again."""
+"""What the tests do to the nodes: kill, freeze, cut off, fill up; and how long they take to recover."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def check_hardened(node: Host, unit: str) -> None:
     assert float(line.split(":")[1].split()[0]) <= EXPOSURE_CEILING, line
 
 
-def seconds_until_well(service: Service, begun: float, most: float) -> float:
-    """Ask `make diagnose` until all is well; returns how many seconds after `begun`. Fails after `most`."""
+def seconds_until_healthy(service: Service, begun: float, most: float) -> float:
+    """Return how many seconds after `begun` every check of `make diagnose` passes. Fails after `most`."""
     while True:
         left = failures(service)
         passed = time.monotonic() - begun
         if not left:
             return passed
-        assert passed < most, f"not well {passed:.0f} s after the fault's end: {left}"
+        assert passed < most, f"not healthy {passed:.0f} s after the fault's end: {left}"
         time.sleep(0.2)
 
 
@@ -98,7 +98,7 @@ def main_process(node: Host, unit: str) -> int:
 
 
 def kill(node: Host, unit: str) -> None:
-    """Kill a unit's main process by SIGKILL; systemd is told nothing."""
+    """Kill a unit's main process by SIGKILL, without systemd."""
     run(node, f"kill -KILL {main_process(node, unit)}")
 
 
@@ -119,7 +119,7 @@ def processor_seconds(node: Host, processes: list[int]) -> float:
 
 @contextmanager
 def stopped(node: Host, unit: str) -> Iterator[None]:
-    """Have a unit stopped."""
+    """Keep a unit stopped."""
     run(node, f"systemctl stop {unit}")
     try:
         yield
@@ -129,7 +129,7 @@ def stopped(node: Host, unit: str) -> Iterator[None]:
 
 @contextmanager
 def frozen(node: Host, unit: str) -> Iterator[None]:
-    """Have all processes of a unit stand still; the kernel goes on acknowledging packets for them."""
+    """Freeze all processes of a unit; the kernel goes on acknowledging packets for them."""
     run(node, f"systemctl kill --kill-who=all --signal=STOP {unit}")
     try:
         yield
@@ -139,7 +139,7 @@ def frozen(node: Host, unit: str) -> Iterator[None]:
 
 @contextmanager
 def cut_off(nodes: Nodes) -> Iterator[None]:
-    """Have the two nodes lose each packet of the other, without a word."""
+    """Drop each packet between the two nodes silently."""
     pairs = ((nodes.db, nodes.web), (nodes.web, nodes.db))
     try:
         for node, other in pairs:
@@ -157,7 +157,7 @@ def cut_off(nodes: Nodes) -> Iterator[None]:
 
 @contextmanager
 def small_volume(node: Host, unit: str, folder: str) -> Iterator[None]:
-    """Have a unit's data on a volume of its own (in memory), of which more than half is free."""
+    """Keep a unit's data on a volume of its own in memory, of which more than half is free."""
     kept = "/run/small-volume"
     size = f"$(( $(du --summarize --block-size=1 {folder} | cut -f1) * 5 / 2 + {SPARE_BYTES} ))"
     run(
@@ -179,7 +179,7 @@ def small_volume(node: Host, unit: str, folder: str) -> Iterator[None]:
 
 @contextmanager
 def full(node: Host, folder: str) -> Iterator[None]:
-    """Have not a byte left on the volume of a folder."""
+    """Fill the volume of a folder to the last byte."""
     run(node, f"cat /dev/zero > {folder}/full 2>/dev/null; [ -s {folder}/full ]")
     try:
         yield
@@ -220,6 +220,6 @@ def journal(node: Host, unit: str, since: float) -> list[str]:
 def answered_by_5xx(node: Host, since: float) -> list[dict[str, Any]]:
     """Return the lines of nginx's access log since a time (Unix) of requests that a 5xx answered."""
     # A minute of it may have been rotated; no line of it is no error.
-    found = output(node, f"cat {ACCESS_LOG}* | grep --text '\"status\":5' || true")
-    lines = [json.loads(line) for line in found.splitlines()]
+    text = output(node, f"cat {ACCESS_LOG}* | grep --text '\"status\":5' || true")
+    lines = [json.loads(line) for line in text.splitlines()]
     return [line for line in lines if datetime.fromisoformat(line["time"]).timestamp() >= int(since)]

@@ -1,4 +1,4 @@
-"""The table of what was seen: written anew after each fault, so that a broken off run leaves its part."""
+"""The table of results: rewritten after each fault, so that an interrupted run leaves its part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 FILE = Path(__file__).with_name("report.md")
 HEAD = (
-    "| fault | well again after | acknowledged | lost | duplicated | changed | POST errors | GET errors |\n"
+    "| fault | recovered after | acknowledged | lost | duplicated | changed | POST errors | GET errors |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
 )
 

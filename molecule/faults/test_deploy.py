@@ -95,8 +95,8 @@ def before(nodes: Nodes) -> Iterator[str]:
 @pytest.fixture
 def rate(request: pytest.FixtureRequest) -> float:
     """Give the records a second."""
-    found: float = request.config.getoption("--ledger-rate")
-    return found
+    records_per_second: float = request.config.getoption("--ledger-rate")
+    return records_per_second
 
 
 @pytest.mark.short

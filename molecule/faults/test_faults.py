@@ -12,12 +12,12 @@ import report
 from disturbed import ask, failures, until
 from faults import ANSWER_SECONDS, FAULTS, PROXY, Fault
 from ledgers import Ledger
-from nodes import COMMAND, CONSUMER, QUERY, Nodes, answered_by_5xx, journal, seconds_until_well
+from nodes import COMMAND, CONSUMER, QUERY, Nodes, answered_by_5xx, journal, seconds_until_healthy
 from report import Seen
 
 # What was done before, such as a start on a volume of its own, may still go on: that is no part of the fault.
 BEGIN_SECONDS = 120.0
-# Load before the fault, and after all is well again.
+# Load before the fault, and after the recovery.
 BEFORE_SECONDS = 7.0
 AFTER_SECONDS = 3.0
 GETS = ("--get-rate", "50", "--get-age", "5")
@@ -38,7 +38,7 @@ def restarts_forgotten(nodes: Nodes) -> Iterator[None]:
 
 
 @pytest.mark.short
-def test_all_is_well_at_first(nodes: Nodes) -> None:
+def test_all_is_healthy_at_first(nodes: Nodes) -> None:
     assert failures(nodes.service) == []
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_lost(
     nodes: Nodes, fault: Fault, tmp_path: Path, seen: list[Seen], request: pytest.FixtureRequest
 ) -> None:
     rate = request.config.getoption("--ledger-rate")
-    most = request.config.getoption("--well-seconds")
+    most = request.config.getoption("--recovery-seconds")
     file = tmp_path / "ledger"
     with fault.around(nodes):
         assert until(lambda: not failures(nodes.service), BEGIN_SECONDS), failures(nodes.service)
@@ -56,7 +56,7 @@ def test_nothing_is_lost(
         try:
             time.sleep(BEFORE_SECONDS)
             end = fault.do(nodes) or time.monotonic()
-            seconds = seconds_until_well(nodes.service, end, most)
+            seconds = seconds_until_healthy(nodes.service, end, most)
             time.sleep(AFTER_SECONDS)
             summary = ledger.stop()
         finally:
@@ -78,7 +78,7 @@ def test_nothing_is_lost(
 
 
 def silent(nodes: Nodes, begun: float, *errors: dict[str, int]) -> None:
-    """Check that the logs tell of each error that was answered, and of none that nobody expected."""
+    """Check that the logs name each error that was answered, and of none that nobody expected."""
     answered = sum(count for one in errors for kind, count in one.items() if kind in PROXY)
     assert len(answered_by_5xx(nodes.web, begun)) >= answered
     for unit in (COMMAND, CONSUMER, QUERY):

@@ -1,4 +1,4 @@
-"""The database is made anew from the log, whatever was lost of it, while records come in."""
+"""The database is rebuilt from the log, whatever was lost of it, while records come in."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A power cut of the machine with Kafka and PostgreSQL takes nothing that was acknowledged.
 
 Not as those of a local node, whose kernel lives on and writes what it holds: here the kernel's own memory is
-gone. What a broker loses that leaves writing to the kernel (`kafka_flush_messages: 0`) is told, not judged.
+gone. What a broker loses that leaves writing to the kernel (`kafka_flush_messages: 0`) is only reported.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def test_power_cut(service: Service, domain: str, messages: int, tmp_path: Path)
     rows = json.loads(done.stdout)
     print(
         f"\nkafka_flush_messages: {messages}: of {len(before)} records acknowledged before the cut the log"
-        f" lost {len(lost)}, of all {summary['acknowledged']} the table lost {rows['lost']}; well again after"
+        f" lost {len(lost)}, of all {summary['acknowledged']} the table lost {rows['lost']}; recovered after"
         f" {seconds:.0f} s"
     )
     assert len(before) > RATE * BEFORE_SECONDS / 4, "there was no load to speak of"

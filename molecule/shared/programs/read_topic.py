@@ -28,7 +28,7 @@ def main(broker: str, topic: str) -> None:
             "auto.offset.reset": "earliest",
         }
     )
-    found: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     for number in consumer.list_topics(topic, timeout=60).topics[topic].partitions:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=60)
         position = low
@@ -40,9 +40,9 @@ def main(broker: str, topic: str) -> None:
                     raise SystemExit(str(message.error()))
                 position = (message.offset() or 0) + 1
                 headers = {name: text(value) for name, value in dict(message.headers() or []).items()}
-                found.append({"key": text(message.key()), "headers": headers})
+                messages.append({"key": text(message.key()), "headers": headers})
     consumer.close()
-    json.dump(found, sys.stdout)
+    json.dump(messages, sys.stdout)
 
 
 if __name__ == "__main__":

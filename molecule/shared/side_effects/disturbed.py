@@ -1,4 +1,4 @@
-"""Commands on nodes that are disturbed, and waiting until all is well again."""
+"""Commands on nodes that are disturbed, and waiting until they are healthy again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def boot(node: Host) -> str:
 
 
 def reboot(node: Host) -> None:
-    """Boot a node anew, and return when it answers from its new boot."""
+    """Reboot a node, and return when it answers from its new boot."""
     before = boot(node)
     assert before
     run(node, "systemctl --no-block reboot")

@@ -25,7 +25,7 @@ def shown(service: Service, needles: list[str]) -> list[str]:
     search = (
         "cat > /dev/shm/needles; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null"
         " | tr '\\0' '\\n' | grep --text --quiet --fixed-strings --file=/dev/shm/needles;"
-        " found=$?; rm -f /dev/shm/needles; exit $found"
+        " status=$?; rm -f /dev/shm/needles; exit $status"
     )
     places = [("here", ("sh", "-c"))] + [
         (node.name, (*node.ssh, "-o", "BatchMode=yes")) for node in service.nodes

@@ -22,17 +22,21 @@ KILLED = "137"
 def test_unit_is_killed_at_its_limit_and_starts_again(service: Service, unit: str) -> None:
     web = next(node for node in service.nodes if "web" in node.groups)
 
-    def told(name: str) -> str:
+    def property_of(name: str) -> str:
         return ask(web, f"systemctl show --property={name} --value {unit}").stdout.strip()
 
-    limit, before, invocation = int(told("MemoryMax")), told("MainPID"), told("InvocationID")
+    limit, before, invocation = (
+        int(property_of("MemoryMax")),
+        property_of("MainPID"),
+        property_of("InvocationID"),
+    )
     assert limit <= 1 << 30
     assert ask(web, EATER.format(unit=unit, bytes=2 * limit)).stdout.split() == [KILLED]
 
     assert until(lambda: not failures(service), 60), failures(service)
-    assert (told("NRestarts"), told("ActiveState")) == ("1", "active")
-    assert told("MainPID") != before
-    assert told("InvocationID") != invocation
+    assert (property_of("NRestarts"), property_of("ActiveState")) == ("1", "active")
+    assert property_of("MainPID") != before
+    assert property_of("InvocationID") != invocation
     journal = f"journalctl --no-pager --output=cat _PID=1 INVOCATION_ID={invocation} UNIT={unit}"
     assert "Main process exited, code=killed, status=9/KILL" in ask(web, journal).stdout
     # So that later checks see no restart that was not meant.

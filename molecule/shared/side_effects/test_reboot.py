@@ -1,4 +1,4 @@
-"""A node that boots anew comes back by itself, whichever goes first, and nothing recorded is lost."""
+"""A node that reboots comes back by itself, whichever goes first, and nothing recorded is lost."""
 
 from __future__ import annotations
 

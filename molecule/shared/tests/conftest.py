@@ -69,10 +69,10 @@ def logged_requests(node: Host, correlation_id: str, count: int = 1) -> list[dic
     end = time.monotonic() + 5
     while True:
         # What a test grew the file by is no text.
-        found = node.run(
+        output = node.run(
             f"grep --text --no-filename --no-messages {correlation_id} {ACCESS_LOG}.1 {ACCESS_LOG}"
         )
-        lines = found.stdout.splitlines()
+        lines = output.stdout.splitlines()
         if len(lines) >= count or time.monotonic() > end:
             return [json.loads(line[line.index("{") :]) for line in lines]
         time.sleep(0.2)

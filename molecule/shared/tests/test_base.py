@@ -110,7 +110,7 @@ def test_upgrades_leave_our_services_to_the_plays(node: Host) -> None:
 
 def test_exactly_the_expected_ports_are_reachable(node: Host) -> None:
     lines = node.check_output("ss --no-header --listening --numeric --tcp").splitlines()
-    found = set()
+    ports = set()
     for line in lines:
         listener, port = line.split()[3].rsplit(":", 1)
         if listener.split("%")[0] not in (
@@ -120,6 +120,6 @@ def test_exactly_the_expected_ports_are_reachable(node: Host) -> None:
             "127.0.0.54",
             "[::ffff:127.0.0.1]",
         ):
-            found.add(port)
+            ports.add(port)
     group = "db" if node.check_output("hostname").startswith("db") else "web"
-    assert found == REACHABLE[group]
+    assert ports == REACHABLE[group]

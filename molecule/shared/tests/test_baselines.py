@@ -177,13 +177,13 @@ def test_banner_does_not_name_debian(node: Host) -> None:
 
 def test_kernel_is_as_the_baseline_says(node: Host) -> None:
     names = [name for wanted in SYSCTL.values() for name in wanted]
-    found = dict(line.split(" = ", 1) for line in node.run("sysctl " + " ".join(names)).stdout.splitlines())
+    actual = dict(line.split(" = ", 1) for line in node.run("sysctl " + " ".join(names)).stdout.splitlines())
     wrong = {
-        (control, name): found.get(name, "missing")
+        (control, name): actual.get(name, "missing")
         for control, wanted in SYSCTL.items()
         for name, value in wanted.items()
         # A kernel without IPv6 has none of its parameters.
-        if found.get(name, value if ".ipv6." in name else "missing") != value
+        if actual.get(name, value if ".ipv6." in name else "missing") != value
     }
     assert wrong == {}
 

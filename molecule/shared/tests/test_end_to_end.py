@@ -1,4 +1,4 @@
-"""One timestamp goes the whole way: nginx, command API, Kafka, consumer, PostgreSQL, query API, nginx."""
+"""One timestamp goes end to end: nginx, command API, Kafka, consumer, PostgreSQL, query API, nginx."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_one_request_can_be_followed_through_all_logs(node: Host, request_https:
     for answer in (posted, read):
         assert answer.headers["traceparent"] == headers["traceparent"]
 
-    found = node.check_output(
+    journal = node.check_output(
         f"journalctl --sync; journalctl --output=cat --since=-1min --grep={headers['correlationId']}"
     )
     # The command itself stands there too, as sudo logs it.
-    lines = [json.loads(line) for line in found.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in journal.splitlines() if line.startswith("{")]
     lines += logged_requests(node, headers["correlationId"], count=2)
-    told = sorted((line["service"], line["event"], line.get("command_id")) for line in lines)
-    assert told == [
+    events = sorted((line["service"], line["event"], line.get("command_id")) for line in lines)
+    assert events == [
         ("nginx", "request", None),
         ("nginx", "request", None),
         ("timestamp-command", "request", record_id),
@@ -87,17 +87,17 @@ def test_many_are_recorded_and_found(request_https: Client) -> None:
     # With a key of its own each is in any partition.
     for identifier in ids:
         assert request_https("GET", f"/api/v1/timestamp/{identifier}", {"Prefer": "wait=10"}).status == 200
-    found: list[dict[str, str]] = []
+    items: list[dict[str, str]] = []
     cursor: str | None = ""
     while cursor is not None:
         path = f"/api/v1/timestamps?from={sent[0]}&to=1852-01-01T00:00:00Z&limit=4&cursor={cursor}"
         page = request_https("GET", path).json()
-        found += page["items"]
+        items += page["items"]
         cursor = page["next"]
     # Others may be there of earlier runs.
-    instants = [item["event_timestamp"] for item in found]
+    instants = [item["event_timestamp"] for item in items]
     assert instants == sorted(instants)
-    assert [item["id"] for item in found if item["id"] in ids] == ids
+    assert [item["id"] for item in items if item["id"] in ids] == ids
 
 
 def test_a_record_is_not_sent_again_to_who_has_it(request_https: Client) -> None:

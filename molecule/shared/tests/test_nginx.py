@@ -132,10 +132,10 @@ def test_access_log_is_json_in_a_file(node: Host, request_https: Client) -> None
     assert entry["status"] == 404
     assert entry["path"] == RECORD
     # Not in both.
-    found = (
+    command = (
         f"journalctl --sync; journalctl --quiet --unit=nginx.service --output=cat --since=-1min --grep={sent}"
     )
-    assert node.run(found).stdout == ""
+    assert node.run(command).stdout == ""
 
 
 def test_access_log_is_rotated_by_its_size(node: Host, request_https: Client) -> None:
@@ -146,8 +146,8 @@ def test_access_log_is_rotated_by_its_size(node: Host, request_https: Client) ->
             node.check_output("systemctl start nginx-logrotate.service")
             assert node.file(ACCESS_LOG).size < 100_000_000
             goes_on(node, request_https)
-        found = node.check_output(f"ls --sort=version {ACCESS_LOG}*").split()
-        assert found == [ACCESS_LOG, *(f"{ACCESS_LOG}.{number}" for number in range(1, kept + 1))]
+        files = node.check_output(f"ls --sort=version {ACCESS_LOG}*").split()
+        assert files == [ACCESS_LOG, *(f"{ACCESS_LOG}.{number}" for number in range(1, kept + 1))]
         file = node.file(ACCESS_LOG)
         assert (file.user, file.group, file.mode) == ("www-data", "adm", 0o660)
         # The master, which has no right to override permissions, can open the new file.
@@ -166,7 +166,7 @@ def test_access_log_is_looked_at_every_minute(node: Host) -> None:
     assert "OnUnitActiveUSec=1min ;" in node.check_output(asked)
     asked = "systemctl show --property=ExecMainStartTimestampMonotonic --value nginx-logrotate.service"
     before = int(node.check_output(asked))
-    # It begins anew by a first time.
+    # A restarted timer fires at once.
     node.check_output("systemctl restart nginx-logrotate.timer")
     end = time.monotonic() + 10
     while int(node.check_output(asked)) == before and time.monotonic() < end:

@@ -21,8 +21,9 @@ DOCUMENTATION = r"""
 module: kafka_resources
 short_description: Bring Kafka's topics, SCRAM users and access rules to what is listed
 description:
-  - Waits until the cluster answers, then makes what is missing and mends what differs. Topics and users that
-    are not listed stay as they are. Of a listed principal's rules, those that are not listed are removed.
+  - Waits until the cluster answers, then creates what is missing and corrects what differs. Topics and users
+    that are not listed stay as they are. Of a listed principal's rules, those that are not listed are
+    removed.
   - A topic is never deleted, and its partitions and replicas are never changed.
   - Whether a user has its password is tried by logging in with it.
 options:
@@ -279,16 +280,16 @@ def check_partitions(client: Any, topics: list[dict[str, Any]]) -> None:
     names = library.TopicCollection([topic["name"] for topic in topics])
     described = client.describe_topics(names, request_timeout=REQUEST_SECONDS)
     for topic in topics:
-        found = len(described[topic["name"]].result().partitions)
-        if found != topic["partitions"]:
+        partitions = len(described[topic["name"]].result().partitions)
+        if partitions != topic["partitions"]:
             raise ClusterError(
-                f"topic {topic['name']} has {found} partitions, not {topic['partitions']}. That number is"
-                " fixed for the life of a topic: say the one that it has, or take another topic."
+                f"topic {topic['name']} has {partitions} partitions, not {topic['partitions']}. That number"
+                " is fixed for the life of a topic: say the one that it has, or take another topic."
             )
 
 
 def converge_topics(client: Any, topics: list[dict[str, Any]], check_mode: bool) -> list[Change]:
-    """Make the topics that are missing and mend the settings that differ."""
+    """Create the topics that are missing and correct the settings that differ."""
     known = client.list_topics(timeout=REQUEST_SECONDS).topics
     missing = [topic for topic in topics if topic["name"] not in known]
     there = [topic for topic in topics if topic["name"] in known]
@@ -302,13 +303,15 @@ def converge_topics(client: Any, topics: list[dict[str, Any]], check_mode: bool)
     resources = [topic_resource(topic) for topic in there]
     described = client.describe_configs(resources, request_timeout=REQUEST_SECONDS) if resources else {}
     for topic, resource in zip(there, resources, strict=True):
-        found = {key: entry.value for key, entry in described[resource].result().items()}
+        current = {key: entry.value for key, entry in described[resource].result().items()}
         wanted = {key: as_setting(value) for key, value in topic["config"].items()}
-        settings = {key: value for key, value in wanted.items() if found.get(key) != value}
+        settings = {key: value for key, value in wanted.items() if current.get(key) != value}
         if settings and not check_mode:
             alter_topic(client, topic, settings)
         changes += [
-            Change(f"topic {topic['name']}, {key}={found.get(key)}", f"topic {topic['name']}, {key}={value}")
+            Change(
+                f"topic {topic['name']}, {key}={current.get(key)}", f"topic {topic['name']}, {key}={value}"
+            )
             for key, value in settings.items()
         ]
     return changes
@@ -361,7 +364,7 @@ def listed_rules(rules: list[dict[str, Any]]) -> set[Rule]:
     }
 
 
-def found_rules(client: Any, principal: str) -> set[Rule]:
+def existing_rules(client: Any, principal: str) -> set[Rule]:
     """Every rule of a principal that the cluster has."""
     everything = kafka.AclBindingFilter(
         kafka.ResourceType.ANY,
@@ -375,24 +378,24 @@ def found_rules(client: Any, principal: str) -> set[Rule]:
     return {
         Rule(
             principal,
-            found.restype.name.lower(),
-            found.name,
-            found.resource_pattern_type.name.lower(),
-            found.operation.name.lower(),
-            found.host,
-            found.permission_type.name.lower(),
+            binding.restype.name.lower(),
+            binding.name,
+            binding.resource_pattern_type.name.lower(),
+            binding.operation.name.lower(),
+            binding.host,
+            binding.permission_type.name.lower(),
         )
-        for found in client.describe_acls(everything, request_timeout=REQUEST_SECONDS).result()
+        for binding in client.describe_acls(everything, request_timeout=REQUEST_SECONDS).result()
     }
 
 
 def converge_rules(client: Any, rules: list[dict[str, Any]], check_mode: bool) -> list[Change]:
     """Make the rules that are missing, then remove the others of the same principals."""
     wanted = listed_rules(rules)
-    found: set[Rule] = set()
+    existing: set[Rule] = set()
     for principal in sorted({rule.principal for rule in wanted}):
-        found |= found_rules(client, principal)
-    missing, extra = sorted(wanted - found), sorted(found - wanted)
+        existing |= existing_rules(client, principal)
+    missing, extra = sorted(wanted - existing), sorted(existing - wanted)
     if missing and not check_mode:
         bindings = [rule.binding(kafka.AclBinding) for rule in missing]
         for future in client.create_acls(bindings, request_timeout=REQUEST_SECONDS).values():

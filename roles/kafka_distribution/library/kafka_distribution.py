@@ -81,7 +81,7 @@ MADE_BY = 1
 
 
 class BuildError(Exception):
-    """The distribution could not be made; the message says why and what mends it."""
+    """The distribution could not be made; the message says why and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,9 @@ def fetch_jars(maven: str, source: Path, work: Path, libs: Path) -> None:
 
 def check_jars(folder: Path, wanted: dict[str, str]) -> None:
     """Raise BuildError unless the folder holds exactly the wanted jars."""
-    found = {str(path): sha256_of(folder / path) for path in files_under(folder)}
-    missing, extra = set(wanted) - set(found), set(found) - set(wanted)
-    wrong = {name for name in set(wanted) & set(found) if wanted[name] != found[name]}
+    actual = {str(path): sha256_of(folder / path) for path in files_under(folder)}
+    missing, extra = set(wanted) - set(actual), set(actual) - set(wanted)
+    wrong = {name for name in set(wanted) & set(actual) if wanted[name] != actual[name]}
     if missing or extra or wrong:
         raise BuildError(
             "the jars are not those that jars.sha256 lists:"
@@ -216,14 +216,14 @@ def pack(folder: Path, archive: Path) -> None:
 
 def check_archive(archive: Path, name: str, wanted: dict[str, str]) -> None:
     """Raise BuildError unless the archive gives back exactly the wanted files."""
-    found = {}
+    actual = {}
     with tarfile.open(archive) as tar:
         for entry in tar:
             content = tar.extractfile(entry)
             if content is not None:
                 digest = hashlib.sha256(content.read()).hexdigest()
-                found[entry.name.removeprefix(f"{name}/")] = digest
-    if found != wanted:
+                actual[entry.name.removeprefix(f"{name}/")] = digest
+    if actual != wanted:
         raise BuildError(f"{archive} does not hold what went in: is the disk full?")
 
 
@@ -278,12 +278,12 @@ def check_own_archive(archive: Path, expected: str | None) -> str:
         )
     if not archive.is_file():
         raise BuildError(f"kafka_archive: there is no file {archive}")
-    found = sha256_of(archive)
-    if found != digest.lower():
+    actual = sha256_of(archive)
+    if actual != digest.lower():
         raise BuildError(
-            f"kafka_archive: {archive} has SHA-256 {found}, kafka_archive_checksum says {digest}"
+            f"kafka_archive: {archive} has SHA-256 {actual}, kafka_archive_checksum says {digest}"
         )
-    return found
+    return actual
 
 
 @contextlib.contextmanager
@@ -315,15 +315,15 @@ def main() -> None:
             checksum = check_own_archive(archive, module.params["archive_checksum"])
             module.exit_json(changed=False, archive=str(archive), checksum=checksum, folder="")
         wanted = wanted_files(source)
-        found = built_checksum(place, wanted)
-        changed = found is None
+        built = built_checksum(place, wanted)
+        changed = built is None
         if changed and not module.check_mode:
             place.root.mkdir(parents=True, exist_ok=True)
             with locked(place.root):
                 # Another run may have built it while this one waited.
-                found = built_checksum(place, wanted) or build(place, source, module.params["maven"], wanted)
+                built = built_checksum(place, wanted) or build(place, source, module.params["maven"], wanted)
         module.exit_json(
-            changed=changed, archive=str(place.archive), checksum=found or "", folder=str(place.folder)
+            changed=changed, archive=str(place.archive), checksum=built or "", folder=str(place.folder)
         )
     except (BuildError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))

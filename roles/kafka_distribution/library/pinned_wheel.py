@@ -79,15 +79,15 @@ class Requirement:
 
 def find_requirement(project: str, requirements: str) -> Requirement:
     """The project's block of a requirements file. Raises WheelError when it is not pinned with hashes."""
-    found = re.search(
+    match = re.search(
         rf"^{re.escape(project)}==([^\s;\\]+)[^\n]*(?:\n\s+--hash=[^\n]+)+", requirements, re.MULTILINE
     )
-    if not found:
+    if not match:
         raise WheelError(f"{project} is not pinned with hashes in the requirements file")
     return Requirement(
-        text=found.group(0).rstrip("\\ ") + "\n",
-        version=found.group(1),
-        digests=frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})", found.group(0))),
+        text=match.group(0).rstrip("\\ ") + "\n",
+        version=match.group(1),
+        digests=frozenset(re.findall(r"--hash=sha256:([0-9a-f]{64})", match.group(0))),
     )
 
 

@@ -109,10 +109,10 @@ def make_verifier(password: str, salt: bytes, iterations: int = 4096) -> Verifie
 
 def is_password(password: str, verifier: str | None) -> bool:
     """Whether a server's verifier is one of this password."""
-    found = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([^$]+)\$[^:]+:.+", verifier or "")
-    if not found:
+    match = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([^$]+)\$[^:]+:.+", verifier or "")
+    if not match:
         return False
-    expected = make_verifier(password, base64.b64decode(found[2]), int(found[1]))
+    expected = make_verifier(password, base64.b64decode(match[2]), int(match[1]))
     return hmac.compare_digest(str(expected), verifier or "")
 
 

@@ -106,10 +106,10 @@ def release_version(source: Path, inputs: list[Path], settings: list[str]) -> st
 def application_version(source: Path) -> str:
     """Read the application's version from its package, without importing it."""
     text = (source / "timestamp_service" / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__\s*=\s*"([^"]+)"', text, re.MULTILINE)
-    if not found:
+    match = re.search(r'^__version__\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    if not match:
         raise BuildError(f'{source}/timestamp_service/__init__.py has no line __version__ = "..."')
-    return found[1]
+    return match[1]
 
 
 def run(step: str, command: list[str]) -> None:

@@ -22,7 +22,7 @@ class Hierarchy:
 
 def hierarchies(mountinfo: str) -> list[Hierarchy]:
     """Return the hierarchies in the text of /proc/self/mountinfo (proc(5))."""
-    found = []
+    hierarchies = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
@@ -30,8 +30,8 @@ def hierarchies(mountinfo: str) -> list[Hierarchy]:
             root, mount = before.split(" ")[3:5]
             # A version 1 hierarchy shows its controllers among the file system's options.
             names = frozenset(options.split(",")) if kind == "cgroup" else frozenset[str]()
-            found.append(Hierarchy(names, root, Path(mount)))
-    return found
+            hierarchies.append(Hierarchy(names, root, Path(mount)))
+    return hierarchies
 
 
 def own_folders(cgroup: str, mounted: Iterable[Hierarchy]) -> list[Path]:
@@ -57,11 +57,11 @@ def own_folders(cgroup: str, mounted: Iterable[Hierarchy]) -> list[Path]:
 
 def processes(folders: Iterable[Path]) -> set[int]:
     """Return the process ids in these groups and the groups inside them."""
-    found: set[int] = set()
+    processes: set[int] = set()
     for group in groups_within(folders):
         with contextlib.suppress(OSError):
-            found.update(int(line) for line in (group / "cgroup.procs").read_text().split())
-    return found
+            processes.update(int(line) for line in (group / "cgroup.procs").read_text().split())
+    return processes
 
 
 def groups_within(folders: Iterable[Path]) -> Iterator[Path]:

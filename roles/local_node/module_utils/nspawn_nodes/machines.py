@@ -103,7 +103,7 @@ def is_traced(spec: Spec, node: Node) -> bool:
 
 
 def mount(node: Node) -> None:
-    """Mount a machine's file system: its own changes over the image that it was made of."""
+    """Mount a machine's file system: its own changes over its image."""
     if node.root.is_mount():
         return
     image = (read(node.folder / "image") or "").strip()

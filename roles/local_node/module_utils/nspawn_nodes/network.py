@@ -28,7 +28,7 @@ def table_name(bridge: str) -> str:
 
 
 def ruleset(bridge: str, network: ipaddress.IPv4Network) -> str:
-    """Return the rules for nft: made anew as a whole, so that a repetition changes nothing."""
+    """Return the rules for nft, which replace the table as a whole: a repetition changes nothing."""
     table = table_name(bridge)
     return f"""\
 table ip {table}
@@ -79,7 +79,7 @@ def dropping_chains(listing: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def our_handles(listing: dict[str, Any], bridge: str) -> list[int]:
     """Return the handles of the rules (of `nft -j -a list chain`) that match our bridge."""
-    found = []
+    handles = []
     for entry in listing["nftables"]:
         for expression in entry.get("rule", {}).get("expr", []):
             match = expression.get("match", {})
@@ -87,8 +87,8 @@ def our_handles(listing: dict[str, Any], bridge: str) -> list[int]:
                 "iifname",
                 "oifname",
             ):
-                found.append(int(entry["rule"]["handle"]))
-    return found
+                handles.append(int(entry["rule"]["handle"]))
+    return handles
 
 
 def is_up(spec: Spec) -> bool:

@@ -52,7 +52,7 @@ def certificate_authorities(folder: Path) -> dict[str, str]:
 def key(
     suite: str, mirror: str, architecture: str, packages: Sequence[str], authorities: Mapping[str, str]
 ) -> str:
-    """Name an image after all that it is made of, so that a change of one makes another image."""
+    """Name an image after all its parts, so that a change of one gives another image."""
     parts = [str(RECIPE), suite, mirror, architecture, *sorted(packages), *DPKG_OPTIONS, *APT_OPTIONS, STRIP]
     for name, text in sorted(authorities.items()):
         parts += [name, text]

@@ -68,21 +68,21 @@ class Spec:
 
 def faults(spec: Spec) -> list[str]:
     """Say what in a spec cannot work, one sentence a fault."""
-    found = []
+    problems = []
     for node in spec.nodes:
         if len(node.machine) > MACHINE_NAME_LENGTH:
-            found.append(f"Machine name {node.machine} is longer than {MACHINE_NAME_LENGTH} characters.")
+            problems.append(f"Machine name {node.machine} is longer than {MACHINE_NAME_LENGTH} characters.")
         if ipaddress.ip_address(node.address) not in spec.gateway.network:
-            found.append(f"Address {node.address} of {node.name} is outside {spec.gateway.network}.")
+            problems.append(f"Address {node.address} of {node.name} is outside {spec.gateway.network}.")
         if node.address == str(spec.gateway.ip):
-            found.append(f"Address {node.address} of {node.name} is the gateway's.")
+            problems.append(f"Address {node.address} of {node.name} is the gateway's.")
     for what, values in (
         ("machine name", [node.machine for node in spec.nodes]),
         ("address", [node.address for node in spec.nodes]),
     ):
-        found += [
+        problems += [
             f"Two nodes share the {what} {value}." for value in sorted(set(values)) if values.count(value) > 1
         ]
     if len(spec.bridge) > 15:
-        found.append(f"Bridge name {spec.bridge} is longer than 15 characters.")
-    return found
+        problems.append(f"Bridge name {spec.bridge} is longer than 15 characters.")
+    return problems

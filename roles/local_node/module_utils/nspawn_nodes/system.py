@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class NodeError(Exception):
-    """What went wrong and how a person mends it, as one text."""
+    """What went wrong and how to fix it, as one text."""
 
 
 def run(command: Sequence[str], text: str | None = None, timeout: float | None = None) -> str:
