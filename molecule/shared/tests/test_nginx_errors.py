@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import uuid
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 from conftest import Client, connect, logged_requests, service
@@ -21,12 +22,9 @@ from cli.units import ACCESS_LOG
 
 PROBLEM = "application/problem+json"
 ID = "{id}"
-HEAD = f"Host: web\r\ncorrelationId: {ID}\r\n"
 
 
-def ask(
-    address: str, request: str, port: int = 443, tls: bool = True
-) -> tuple[int, list[tuple[str, str]], bytes]:
+def ask(address: str, request: str, port: int, tls: bool) -> tuple[int, list[tuple[str, str]], bytes]:
     """Send `request` as it is; return status, headers (names in lower case), and body of the answer."""
     with socket.create_connection((address, port), timeout=20) as plain:
         if tls:
@@ -48,77 +46,77 @@ def ask(
     return int(first.split(" ")[1]), headers, body
 
 
-# Of those whose request line cannot be read, nginx reads no header: their id is its own.
-LINES = {
-    "a percent sign": (
-        f"POST /api/v1/timestamp/100% HTTP/1.1\r\n{HEAD}\r\n",
-        400,
-        "/api/v1/timestamp/100%",
-        False,
-    ),
-    "a NUL": (f"POST /%00 HTTP/1.1\r\n{HEAD}\r\n", 400, "/%00", False),
-    "above the root": (f"GET /../x HTTP/1.1\r\n{HEAD}\r\n", 400, "/../x", False),
-    "a space": (f"GET /a b HTTP/1.1\r\n{HEAD}\r\n", 400, "/a", False),
-    "a long path": (f"GET /{'a' * 9000} HTTP/1.1\r\n{HEAD}\r\n", 414, "/", False),
-    "a small method": (f"get / HTTP/1.1\r\n{HEAD}\r\n", 400, "/", False),
-    "CONNECT": (f"CONNECT web:443 HTTP/1.1\r\n{HEAD}\r\n", 400, "/", False),
-    "HTTP/0.8": (f"GET /x HTTP/0.8\r\n{HEAD}\r\n", 400, "/x", False),
-    "HTTP/2.0": (f"GET /x HTTP/2.0\r\n{HEAD}\r\n", 400, "/x", False),
-    "HTTP/9.9": (f"GET /x HTTP/9.9\r\n{HEAD}\r\n", 400, "/x", False),
-    "no HTTP": ("hello\r\n\r\n", 400, "/", False),
-    "TRACE": (f"TRACE /app HTTP/1.1\r\n{HEAD}\r\n", 405, "/app", True),
-    "a large header": (f"GET /health HTTP/1.1\r\n{HEAD}X: {'a' * 9000}\r\n\r\n", 431, "/health", True),
-    "no host": (f"GET /health HTTP/1.1\r\ncorrelationId: {ID}\r\n\r\n", 400, "/health", True),
-    "a bad host": (f"GET /health HTTP/1.1\r\ncorrelationId: {ID}\r\nHost: a/b\r\n\r\n", 400, "/health", True),
-    "two hosts": (f"GET /health HTTP/1.1\r\n{HEAD}Host: b\r\n\r\n", 400, "/health", True),
-    "a NUL in a header": (f"GET /health HTTP/1.1\r\n{HEAD}X: a\0b\r\n\r\n", 400, "/health", True),
-    "a coding": (f"POST /app HTTP/1.1\r\n{HEAD}Transfer-Encoding: gzip\r\n\r\n", 400, "/app", True),
-    "two lengths": (
-        f"POST /app HTTP/1.1\r\n{HEAD}Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        400,
-        "/app",
-        True,
-    ),
-    "a bad length": (f"POST /app HTTP/1.1\r\n{HEAD}Content-Length: x\r\n\r\n", 400, "/app", True),
+class Case(NamedTuple):
+    """Lines of a request, what it is answered with, and whether with the client's own id."""
+
+    lines: tuple[str, ...]
+    status: int
+    instance: str
+    identified: bool = True
+
+
+HOST, CORRELATION = "Host: web", f"correlationId: {ID}"
+
+
+def unreadable(first: str, status: int, instance: str) -> Case:
+    """Return a request line that nginx cannot read: it reads no header then, and the id is its own."""
+    return Case((first, HOST, CORRELATION), status, instance, identified=False)
+
+
+def headed(first: str, status: int, *more: str) -> Case:
+    """Return a request with headers `more`."""
+    return Case((first, HOST, CORRELATION, *more), status, first.split(" ")[1].partition("?")[0])
+
+
+GET, POST = "GET /health HTTP/1.1", "POST /app HTTP/1.1"
+# By HTTP and by HTTPS.
+BOTH = {
+    "a percent sign": unreadable("POST /api/v1/timestamp/100% HTTP/1.1", 400, "/api/v1/timestamp/100%"),
+    "a NUL": unreadable("POST /%00 HTTP/1.1", 400, "/%00"),
+    "above the root": unreadable("GET /../x HTTP/1.1", 400, "/../x"),
+    "a space": unreadable("GET /a b HTTP/1.1", 400, "/a"),
+    "a long path": unreadable(f"GET /{'a' * 9000} HTTP/1.1", 414, "/"),
+    "a small method": unreadable("get / HTTP/1.1", 400, "/"),
+    "CONNECT": unreadable("CONNECT web:443 HTTP/1.1", 400, "/"),
+    "HTTP/0.8": unreadable("GET /x HTTP/0.8", 400, "/x"),
+    "HTTP/2.0": unreadable("GET /x HTTP/2.0", 400, "/x"),
+    "HTTP/9.9": unreadable("GET /x HTTP/9.9", 400, "/x"),
+    "no HTTP": unreadable("hello", 400, "/"),
+    "TRACE": headed("TRACE /app HTTP/1.1", 405),
+    "a large header": headed(GET, 431, f"X: {'a' * 9000}"),
+    "no host": Case((GET, CORRELATION), 400, "/health"),
+    "a bad host": Case((GET, CORRELATION, "Host: a/b"), 400, "/health"),
+    "two hosts": headed(GET, 400, "Host: b"),
+    "a NUL in a header": headed(GET, 400, "X: a\0b"),
+    "a coding": headed(POST, 400, "Transfer-Encoding: gzip"),
+    "two lengths": headed(POST, 400, "Content-Length: 1", "Content-Length: 2"),
+    "a bad length": headed(POST, 400, "Content-Length: x"),
 }
-HTTPS_ONLY = {
-    "a large body": (f"POST /app HTTP/1.1\r\n{HEAD}Content-Length: 99999999\r\n\r\n", 413, "/app", True),
-    "no such path": (f"GET /nothing('x')?a=b HTTP/1.1\r\n{HEAD}\r\n", 404, "/nothing('x')", True),
-    "HTTP/1.0": ("GET /nothing HTTP/1.0\r\ncorrelationId: {id}\r\n\r\n", 404, "/nothing", True),
-    "no such method": (f"DELETE /app HTTP/1.1\r\n{HEAD}\r\n", 405, "/app", True),
-    "an internal path": (f"GET /problem HTTP/1.1\r\n{HEAD}\r\n", 404, "/problem", True),
+HTTPS = {
+    "a large body": headed(POST, 413, "Content-Length: 99999999"),
+    "no such path": headed("GET /nothing('x')?a=b HTTP/1.1", 404),
+    "HTTP/1.0": Case(("GET /nothing HTTP/1.0", CORRELATION), 404, "/nothing"),
+    "no such method": headed("DELETE /app HTTP/1.1", 405),
+    "an internal path": headed("GET /problem HTTP/1.1", 404),
     # What nginx passes on, and the parser of the API refuses.
-    "a control character": (f"POST /app HTTP/1.1\r\n{HEAD}X: a\x01b\r\n\r\n", 400, "/app", True),
-    "DEL": (f"GET /api/v1/timestamps HTTP/1.1\r\n{HEAD}X: a\x7fb\r\n\r\n", 400, "/api/v1/timestamps", True),
-    "beyond ASCII": (
-        f"POST /api/v1/timestamp/\xc3\xa4 HTTP/1.1\r\n{HEAD}\r\n",
-        400,
-        "/api/v1/timestamp/%C3%A4",
-        True,
+    "a control character": headed(POST, 400, "X: a\x01b"),
+    "DEL": headed("GET /api/v1/timestamps HTTP/1.1", 400, "X: a\x7fb"),
+    "beyond ASCII": Case(
+        ("POST /api/v1/timestamp/\xc3\xa4 HTTP/1.1", HOST, CORRELATION), 400, "/api/v1/timestamp/%C3%A4"
     ),
-    # It is asked of both APIs, and only one is to judge the client's headers.
-    "health as text": (f"GET /health HTTP/1.1\r\n{HEAD}Accept: text/plain\r\n\r\n", 406, "/health", True),
-    "health for a bad id": (
-        "GET /health HTTP/1.1\r\nHost: web\r\ncorrelationId: x\r\n\r\n",
-        400,
-        "/health",
-        False,
-    ),
-    "health for a bad agent": (
-        f"GET /health HTTP/1.1\r\n{HEAD}User-Agent: a\x01b\r\n\r\n",
-        400,
-        "/health",
-        True,
-    ),
+    # Both APIs are asked, and only one is to judge the client's headers.
+    "health as text": headed(GET, 406, "Accept: text/plain"),
+    "health for a bad id": Case((GET, HOST, "correlationId: x"), 400, "/health", identified=False),
+    "health for a bad agent": headed(GET, 400, "User-Agent: a\x01b"),
 }
-HTTP_ONLY = {
-    "no host by HTTP/1.0": ("GET /x HTTP/1.0\r\ncorrelationId: {id}\r\n\r\n", 400, "/x", True),
-    "TLS": ("\x16\x03\x01\x02\x00\x01\r\n\r\n", 400, "/", False),
+HTTP = {
+    "no host by HTTP/1.0": Case(("GET /x HTTP/1.0", CORRELATION), 400, "/x"),
+    "TLS": unreadable("\x16\x03\x01\x02\x00\x01", 400, "/"),
 }
 CASES = {
-    **{f"443 {name}": (443, True, *case) for name, case in {**LINES, **HTTPS_ONLY}.items()},
-    **{f"80 {name}": (80, False, *case) for name, case in {**LINES, **HTTP_ONLY}.items()},
-    "443 plain HTTP": (443, False, f"GET /x HTTP/1.1\r\n{HEAD}\r\n", 400, "/x", True),
+    **{f"443 {name}": (443, True, case) for name, case in {**BOTH, **HTTPS}.items()},
+    **{f"80 {name}": (80, False, case) for name, case in {**BOTH, **HTTP}.items()},
+    "443 plain HTTP": (443, False, headed("GET /x HTTP/1.1", 400)),
 }
 
 
@@ -137,7 +135,8 @@ class Asked:
 def asked() -> dict[str, list[Asked]]:
     """Send all requests to each web node, and give the answers by the names of the requests."""
     answers: dict[str, list[Asked]] = {}
-    for name, (port, tls, text, *_) in CASES.items():
+    for name, (port, tls, case) in CASES.items():
+        text = "".join(f"{line}\r\n" for line in (*case.lines, ""))
         for node in (node for node in service().nodes if "web" in node.groups):
             identifier = str(uuid.uuid4())
             answer = ask(node.address, text.replace(ID, identifier), port, tls)
@@ -147,7 +146,7 @@ def asked() -> dict[str, list[Asked]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_whatever_is_sent_is_answered_by_a_problem(asked: dict[str, list[Asked]], name: str) -> None:
-    _, _, _, status, instance, identified = CASES[name]
+    _, status, instance, identified = CASES[name][2]
     for answer in asked[name]:
         assert answer.status == status, answer
         names, headers = [name for name, _ in answer.headers], dict(answer.headers)
@@ -171,9 +170,8 @@ def test_each_has_one_line_in_the_access_log(asked: dict[str, list[Asked]]) -> N
         # Lines are written every second.
         logged_requests(connect(name), identifiers[-1])
         lines = connect(name).check_output(f"cat {ACCESS_LOG}")
-        assert {
-            identifier: lines.count(f'"correlationId":"{identifier}"') for identifier in identifiers
-        } == dict.fromkeys(identifiers, 1)
+        counts = {identifier: lines.count(f'"correlationId":"{identifier}"') for identifier in identifiers}
+        assert counts == dict.fromkeys(identifiers, 1)
 
 
 def test_a_bad_path_by_http_2() -> None:
