@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 
-from bench import apis, consuming, readable, report
+from bench import apis, consuming, costly, readable, report
 from bench.apis import Target
 from bench.report import Sample
 from bench.stage import Stage, bare_app, stage
 
-_GROUPS = ("http", "consumer", "readable")
+_GROUPS = ("http", "consumer", "readable", "costly")
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
 
 def _measure(wanted: argparse.Namespace) -> Generator[Sample, None, None]:
     with stage() as on, ExitStack() as stack:
-        if {"http", "readable"} & set(wanted.only):
+        if {"http", "readable", "costly"} & set(wanted.only):
             yield from _service(wanted, on, stack)
         if "consumer" in wanted.only:
             yield from consuming.rounds(on, 2 if wanted.quick else wanted.rounds, wanted.records)
@@ -46,6 +46,9 @@ def _service(wanted: argparse.Namespace, on: Stage, stack: ExitStack) -> Iterato
             yield from readable.idle(target, wanted.rounds, 20 if wanted.quick else 100)
             yield from readable.loaded(target, loads, 5 if wanted.quick else wanted.loaded_seconds)
         yield from readable.memory(service_target)
+    if "costly" in wanted.only:
+        for target in (service_target, *others):
+            yield from costly.rounds(target, wanted.rounds, 2 if wanted.quick else wanted.seconds)
     if "http" in wanted.only:
         # The consumer is measured alone, and must not slow down the APIs.
         consumer.process.terminate()

@@ -23,9 +23,11 @@ class Client:
         else:
             self._connection = HTTPConnection(parts.hostname, parts.port, timeout=40)
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, media_type: str = "application/json"
+    ) -> tuple[int, bytes]:
         """Return status and body of the answer."""
-        headers = {"Prefer": "wait=10"} if method == "GET" else {"Content-Type": "application/json"}
+        headers = {"Prefer": "wait=10"} if method == "GET" else {"Content-Type": media_type}
         self._connection.request(method, path, body=body, headers=headers)
         response = self._connection.getresponse()
         return response.status, response.read()
