@@ -1,4 +1,4 @@
-"""Kafka's archive is made of exactly the listed jars, the same bytes each time, and used only when whole."""
+"""Kafka's archive contains exactly the listed jars, is the same to the byte each time, and is used only when complete."""
 
 from __future__ import annotations
 
