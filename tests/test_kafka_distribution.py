@@ -1,4 +1,4 @@
-"""Kafka's archive contains exactly the listed jars, is the same to the byte each time, and is used only when complete."""
+"""Kafka's archive holds just the listed jars, is always the same bytes, and is used only when complete."""
 
 from __future__ import annotations
 
