@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.inventory import Host
-from cli.units import PROCESSES
+from cli.units import CONTRACT, PROCESSES
 
 # site.yml renews a certificate that has fewer days left.
 CERTIFICATE_DAYS = 30
@@ -20,7 +20,8 @@ CONNECTIONS_SHARE = 0.8
 DAY_SECONDS = 86400
 GIBIBYTE = 1 << 30
 # How the unit behind a port begins.
-UNIT_BEHIND: Mapping[str, str] = {"9092": "kafka.", "5432": "postgresql@"}
+BROKER_PORT, DATABASE_PORT = (str(CONTRACT[f"contract_{name}_port"]) for name in ("broker", "database"))
+UNIT_BEHIND: Mapping[str, str] = {BROKER_PORT: "kafka.", DATABASE_PORT: "postgresql@"}
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def database(node: Host, state: Mapping[str, Any]) -> Iterator[Check]:
             state["error"],
             "if it was dropped, `ansible-playbook site.yml` recreates it and docs/operations.md says how it "
             "is filled from the log; if PostgreSQL does not run: "
-            + on_node(node, f"systemctl restart {unit_behind(node, '5432')}"),
+            + on_node(node, f"systemctl restart {unit_behind(node, DATABASE_PORT)}"),
         )
         return
     full = state["connections"] >= CONNECTIONS_SHARE * state["most"]

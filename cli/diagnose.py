@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cli.checks import Check, line, look_at_node
+from cli.checks import BROKER_PORT, DATABASE_PORT, Check, line, look_at_node
 from cli.end_to_end import EndToEndError, send_and_read_back
 from cli.inventory import PROJECT, Host, Service
 from cli.units import PROCESSES
@@ -30,8 +30,8 @@ def question(node: Host, nodes: Sequence[Host]) -> dict[str, Any]:
     }
     if "web" in node.groups:
         asked["ports"] = list(PROCESSES)
-        asked["peers"] = [f"{one.address}:9092" for one in nodes if "kafka" in one.groups]
-        asked["peers"] += [f"{one.address}:5432" for one in nodes if "postgresql" in one.groups]
+        asked["peers"] = [f"{one.address}:{BROKER_PORT}" for one in nodes if "kafka" in one.groups]
+        asked["peers"] += [f"{one.address}:{DATABASE_PORT}" for one in nodes if "postgresql" in one.groups]
     return asked
 
 

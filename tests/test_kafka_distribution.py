@@ -1,4 +1,4 @@
-"""Kafka's archive is made of exactly the listed jars, the same bytes each time, and used only when whole."""
+"""Kafka's archive holds just the listed jars, is always the same bytes, and is used only when complete."""
 
 from __future__ import annotations
 

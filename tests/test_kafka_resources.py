@@ -1,4 +1,4 @@
-"""What Kafka must be told is worked out from what is listed and what is there."""
+"""The changes that Kafka needs are computed from what is listed and what exists."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Service:
         self.process = Process(name, command, folder, environment)
 
     def notifications(self) -> list[str]:
-        """Return all that the process has told systemd so far."""
+        """Return all notifications that the process has sent to systemd so far."""
         self._notifications.setblocking(False)
         while True:
             try:

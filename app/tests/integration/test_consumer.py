@@ -13,7 +13,7 @@ Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 def command(number: int, timestamp: str = "2009-09-28T19:03:12Z") -> Message:
-    """Return a good message with an id that is made of `number`."""
+    """Return a good message with an id that contains `number`."""
     identifier = str(uuid.UUID(int=number))
     value = {"command_id": identifier, "event_timestamp": timestamp}
     return identifier.encode(), json.dumps(value).encode(), []
@@ -82,16 +82,16 @@ def test_bad_messages_become_dead_letters_and_block_nothing(world: World) -> Non
     sources = {}
     for message in world.read_topic(world.topic):
         sources[message.partition(), message.offset()] = message
-    told = {}
+    reasons = {}
     for letter in letters:
         headers = letter.headers()
         own, added = headers[:-3], dict(headers[-3:])
         place = int(added["source.partition"]), int(added["source.offset"])
         source = sources[place]
         assert (letter.key(), letter.value(), own) == (source.key(), source.value(), source.headers() or [])
-        told[letter.key()] = added["error"].decode()
+        reasons[letter.key()] = added["error"].decode()
     for (key, _, _), reason in BAD:
-        assert reason in told[key]
+        assert reason in reasons[key]
     lines = consumer.events("dead_letter")
     assert len(lines) == len(BAD)
     assert "01890a5d-ac96-774b-bcce-b302099a8057" in [line.get("correlationId") for line in lines]

@@ -84,7 +84,7 @@ def test_a_record_may_be_kept_for_ever(running: Running) -> None:
             assert again.headers["cache-control"] == first.headers["cache-control"]
             assert "content-type" not in again.headers
     assert running.get(identifier, {"If-None-Match": '"x"'}).body == first.body
-    # Whoever only guesses a tag is not told that there is a record.
+    # A client that only guesses a tag does not learn whether there is a record.
     assert running.get(NOBODY, {"If-None-Match": f'"{NOBODY}"'}).status == 404
 
 

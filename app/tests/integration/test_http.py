@@ -203,15 +203,15 @@ def test_health_and_readiness(running: Running) -> None:
         ready = service.ask("GET", "/ready")
         assert (ready.status, ready.json()) == (200, {"status": "READY"})
         assert service.ask("HEAD", "/health").status == 200
-        # It is told by a task that looks at the dependencies every two seconds at least.
-        until("systemd is told", lambda: "READY=1\nSTATUS=Ready" in service.notifications(), 10)  # noqa: B023
+        # A task checks the dependencies every two seconds at least, and notifies systemd.
+        until("systemd is notified", lambda: "READY=1\nSTATUS=Ready" in service.notifications(), 10)  # noqa: B023
 
 
 MALFORMED_UUID = {"correlationId": "01890a5d-ac96-774b-bcce-b302099a805"}
 
 
 @pytest.mark.parametrize(
-    ("api", "method", "path", "headers", "status", "told"),
+    ("api", "method", "path", "headers", "status", "expected"),
     [
         ("command", "POST", RECORD + "yesterday", {}, 400, "Expected is RFC 3339 such as 2009-"),
         ("command", "POST", RECORD + "2009-09-28T19:03:12", {}, 400, "offset"),
@@ -246,7 +246,7 @@ MALFORMED_UUID = {"correlationId": "01890a5d-ac96-774b-bcce-b302099a805"}
     ],
 )
 def test_problems(
-    running: Running, api: str, method: str, path: str, headers: dict[str, str], status: int, told: str
+    running: Running, api: str, method: str, path: str, headers: dict[str, str], status: int, expected: str
 ) -> None:
     service = {"command": running.command, "query": running.query, "consumer": running.consumer}[api]
     answer = service.ask(method, path, headers)
@@ -257,11 +257,11 @@ def test_problems(
     assert problem["status"] == status
     assert problem["type"] == "about:blank"
     assert problem["title"]
-    assert told in problem["detail"]
+    assert expected in problem["detail"]
     assert problem["instance"] == path
     assert problem["correlationId"] == answer.headers["correlationid"]
     if status == 405:
-        assert answer.headers["allow"] == told
+        assert answer.headers["allow"] == expected
     assert [line["status"] for line in service.requests(problem["correlationId"])] == [status]
 
 

@@ -34,7 +34,7 @@ def _consumer(world: World) -> Service:
 
 
 def check_all_work(running: Running) -> None:
-    """Fail unless an instant goes the whole way, through the same processes as ever."""
+    """Fail unless an instant passes end to end, through the same processes as before."""
     for service in (running.command, running.query, running.consumer):
         service.wait_until_ready(60)
     identifier = running.post("2009-09-28T19:03:12Z")

@@ -1,4 +1,4 @@
-"""The rebuild: the table anew from the log, proved, while the service goes on."""
+"""The rebuild: the table is recreated from the log and proved, while the service goes on."""
 
 import hashlib
 import signal

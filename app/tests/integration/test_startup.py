@@ -34,7 +34,7 @@ def test_all_serve_before_their_dependencies_are_there(bare_world: World) -> Non
 
     for service in services:
         service.wait_until_ready()
-        until("systemd is told", lambda: "READY=1\nSTATUS=Ready" in service.notifications())  # noqa: B023
+        until("systemd is notified", lambda: "READY=1\nSTATUS=Ready" in service.notifications())  # noqa: B023
     identifier = command.ask("POST", "/app").json()["id"]
     assert query.ask("GET", f"/api/v1/timestamp/{identifier}").status == 200
     for service in services:

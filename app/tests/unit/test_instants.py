@@ -35,7 +35,7 @@ ACCEPTED = {
 }
 
 REFUSED = {
-    # What is sent, and a part of what the client is told.
+    # What is sent, and a part of the answer.
     "": "not an RFC 3339 timestamp",
     "now": "not an RFC 3339 timestamp",
     "2009-09-28": "not an RFC 3339 timestamp",
@@ -96,9 +96,9 @@ def test_accepts(sent: str, canonical: str) -> None:
     assert instants.normalise(sent) == canonical
 
 
-@pytest.mark.parametrize(("sent", "told"), REFUSED.items())
-def test_refuses(sent: str, told: str) -> None:
-    with pytest.raises(instants.InstantError, match=told):
+@pytest.mark.parametrize(("sent", "reason"), REFUSED.items())
+def test_refuses(sent: str, reason: str) -> None:
+    with pytest.raises(instants.InstantError, match=reason):
         instants.normalise(sent)
 
 

@@ -1,4 +1,4 @@
-"""The ledger against a small server that fails as it is told: each failure is counted, each loss found."""
+"""The ledger against a small server that fails on demand: each failure is counted, each loss found."""
 
 from __future__ import annotations
 

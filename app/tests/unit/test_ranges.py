@@ -46,7 +46,7 @@ def test_parse(query: str, expected: Range) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "reason"),
     [
         ("from=yesterday", "parameter from"),
         ("to=2009-09-28T19:03:12", "parameter to"),
@@ -71,11 +71,11 @@ def test_parse(query: str, expected: Range) -> None:
         (f"cursor={ranges.encode_cursor(CURSOR)}!", "next of the page before"),
     ],
 )
-def test_what_is_refused(query: str, told: str) -> None:
+def test_what_is_refused(query: str, reason: str) -> None:
     with pytest.raises(Problem) as raised:
         ranges.parse(query)
     assert raised.value.status_code == 400
-    assert told in (raised.value.description or "")
+    assert reason in (raised.value.description or "")
 
 
 def test_every_condition_is_in_the_query() -> None:

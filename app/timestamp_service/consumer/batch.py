@@ -13,7 +13,7 @@ from timestamp_service.kafka.dead_letters import BadMessage
 from timestamp_service.kafka.messages import Headers, MalformedError
 
 
-# A tuple: thousands are made at a time, for which a frozen dataclass takes thrice as long.
+# A tuple: thousands are made at a time, for which a frozen dataclass takes three times as long.
 class TracedRecord(NamedTuple):
     """A record to be written, its times in their canonical text, and the correlation of its request."""
 

@@ -26,7 +26,7 @@ description:
   - Has Maven fetch the jars that C(pom.xml) names, accepts exactly those that C(jars.sha256) lists, and
     packs them with C(bin/) and C(config/) into C(NAME.tgz) in I(destination), unpacked beside it as C(NAME/).
   - What is there is used again only while every file of it is the one that was built; anything else is
-    built anew.
+    built again.
 options:
   name:
     description: Name of the distribution, C(kafka_SCALA-VERSION).
