@@ -66,6 +66,40 @@ class Ledger:
         self.process.wait()
 
 
+@dataclass
+class Pair:
+    """Two ledgers side by side: nearly all requests have no key, and those with one take another path."""
+
+    ledgers: tuple[Ledger, Ledger]
+
+    @classmethod
+    def start(cls, service: Service, folder: Path, rate: float, *options: str) -> Pair:
+        """Begin to record, each with half of a rate."""
+        keyed = Ledger.start(service, folder / "with-keys", rate / 2, *options)
+        return cls(
+            (keyed, Ledger.start(service, folder / "without-keys", rate / 2, "--without-keys", *options))
+        )
+
+    def acknowledged(self) -> int:
+        """Return how many records are acknowledged so far."""
+        return sum(ledger.acknowledged() for ledger in self.ledgers)
+
+    def stop(self) -> list[dict[str, Any]]:
+        """Send nothing new, and return both summaries; an answer that was wrong fails."""
+        return [ledger.stop() for ledger in self.ledgers]
+
+    def kill(self) -> None:
+        """End both at once, should they still run."""
+        for ledger in self.ledgers:
+            ledger.kill()
+
+    def check(self) -> list[dict[str, int]]:
+        """Judge both by the query API and in the table, which must agree; returns the counts."""
+        counts = [check(ledger.service, ledger.file) for ledger in self.ledgers]
+        assert [check_table(ledger.service, ledger.file) for ledger in self.ledgers] == counts
+        return counts
+
+
 def reach(service: Service) -> list[str]:
     """Return the options by which the ledger reaches a service."""
     return ["--url", service.url, "--ca", str(service.certificate_authority)]

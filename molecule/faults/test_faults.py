@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import ledgers
 import pytest
 import report
 from disturbed import ask, failures, until
 from faults import ANSWER_SECONDS, FAULTS, PROXY, Fault
-from ledgers import Ledger
+from ledgers import Pair
 from nodes import COMMAND, CONSUMER, QUERY, Nodes, answered_by_5xx, journal, seconds_until_healthy
 from report import Seen
 
@@ -48,33 +47,33 @@ def test_nothing_is_lost(
 ) -> None:
     rate = request.config.getoption("--ledger-rate")
     most = request.config.getoption("--recovery-seconds")
-    file = tmp_path / "ledger"
     with fault.around(nodes):
         assert until(lambda: not failures(nodes.service), BEGIN_SECONDS), failures(nodes.service)
         begun = time.time()
-        ledger = Ledger.start(nodes.service, file, rate, *GETS)
+        pair = Pair.start(nodes.service, tmp_path, rate, *GETS)
         try:
             time.sleep(BEFORE_SECONDS)
             end = fault.do(nodes) or time.monotonic()
             seconds = seconds_until_healthy(nodes.service, end, most)
             time.sleep(AFTER_SECONDS)
-            summary = ledger.stop()
+            summaries = pair.stop()
         finally:
-            ledger.kill()
-        counts = ledgers.check(nodes.service, file)
-        assert ledgers.check_table(nodes.service, file) == counts
-    seen.append(Seen(fault.name, seconds, summary, counts))
+            pair.kill()
+        counts = pair.check()
+    names = fault.name, f"{fault.name}, without keys"
+    seen += [Seen(name, seconds, *one) for name, *one in zip(names, summaries, counts, strict=True)]
     report.write(seen)
-    # Else nothing was proved. How many a machine takes is no promise of ours.
-    assert summary["acknowledged"] > 100
-    assert summary["get"]["succeeded"] > 0
-    assert set(summary["post"]["errors"]) <= fault.post, summary["post"]
-    assert set(summary["get"]["errors"]) <= fault.get, summary["get"]
-    assert summary["given_up"] == 0
-    assert summary["post"]["without_retry_after"] == summary["get"]["without_retry_after"] == 0
-    if fault.in_time:
-        assert summary["post"]["slowest_seconds"] < ANSWER_SECONDS
-    silent(nodes, begun, summary["post"]["errors"], summary["get"]["errors"])
+    for summary in summaries:
+        # Else nothing was proved. How many a machine takes is no promise of ours.
+        assert summary["acknowledged"] > 50
+        assert summary["get"]["succeeded"] > 0
+        assert set(summary["post"]["errors"]) <= fault.post, summary["post"]
+        assert set(summary["get"]["errors"]) <= fault.get, summary["get"]
+        assert summary["given_up"] == 0
+        assert summary["post"]["without_retry_after"] == summary["get"]["without_retry_after"] == 0
+        if fault.in_time:
+            assert summary["post"]["slowest_seconds"] < ANSWER_SECONDS
+    silent(nodes, begun, *(summary[method]["errors"] for summary in summaries for method in ("post", "get")))
 
 
 def silent(nodes: Nodes, begun: float, *errors: dict[str, int]) -> None:

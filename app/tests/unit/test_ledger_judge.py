@@ -51,7 +51,7 @@ def test_two_runs_do_not_meet() -> None:
     assert first.key(1) != second.key(1)
 
 
-def test_all_there_is_well() -> None:
+def test_complete_records_are_accepted() -> None:
     verdict = judge(held(0, 1, 2), [row(2), row(0), row(1)])
     assert verdict.wrong() == []
     assert (verdict.acknowledged, verdict.found) == (3, 3)
@@ -112,3 +112,38 @@ def test_book_is_read_up_to_where_it_was_cut_off() -> None:
 def test_another_file_is_no_book(text: str) -> None:
     with pytest.raises(book.BookError):
         book.read(io.StringIO(text))
+
+
+KEYLESS = Run("0123456789abcdef", 7_300_000_000, keyed=False)
+
+
+def keyless(number: int, identifier: str | None = None) -> Record:
+    return Record(identifier or str(uuid.UUID(int=number)), KEYLESS.instant(number), CREATED)
+
+
+def test_without_keys_a_record_may_be_there_once_though_it_was_never_acknowledged() -> None:
+    held = Book(KEYLESS, {keyless(0).identifier: KEYLESS.instant(0)})
+    verdict = judge(held, [keyless(0), keyless(1)])
+    assert verdict.wrong() == []
+    assert (verdict.acknowledged, verdict.unacknowledged) == (1, 1)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_without_keys_a_record_that_is_there_twice_is_found(number: int) -> None:
+    held = Book(KEYLESS, {keyless(0).identifier: KEYLESS.instant(0)})
+    rows = [keyless(0), keyless(1), keyless(number, str(uuid.uuid4()))]
+    assert len(judge(held, rows).duplicated) == 1
+
+
+def test_without_keys_loss_and_change_are_found() -> None:
+    held = Book(KEYLESS, {keyless(number).identifier: KEYLESS.instant(number) for number in range(3)})
+    verdict = judge(held, [keyless(0), keyless(7, keyless(1).identifier)])
+    assert (len(verdict.lost), len(verdict.changed)) == (1, 1)
+
+
+def test_a_file_says_whether_keys_were_sent() -> None:
+    for mode, keyed in (("", True), (" without-keys", False)):
+        assert book.read(io.StringIO(f"timestamp-ledger 1 a 5{mode}\n")).run == Run("a", 5, keyed)
+    for first in ("timestamp-ledger 1 a 5 x", "timestamp-ledger 1 a without-keys"):
+        with pytest.raises(book.BookError):
+            book.read(io.StringIO(f"{first}\n"))

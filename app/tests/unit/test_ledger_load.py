@@ -32,7 +32,7 @@ class Service:
 
     def post(self, path: str, key: str) -> str | None:
         instant = path.rpartition("/")[2]
-        identifier = identifiers.from_key(key, "one", instant)
+        identifier = identifiers.from_key(key, "one", instant) if key else identifiers.new()
         self.records.setdefault(identifier, instant)
         self.posts += 1
         return self.disturb(self.posts, answer(200, {"id": identifier}))
@@ -253,3 +253,29 @@ def test_an_invalid_url_is_refused_and_not_quoted(
     message = capsys.readouterr().err
     assert "https://timestamps.example.com" in message
     assert "hunter2" not in message
+
+
+def test_without_keys_no_record_is_sent_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Every third answer is lost on its way.
+    service = Service(disturb=lambda number, text: None if number % 3 == 0 else text)
+    file = tmp_path / "ledger"
+    with served(service) as url:
+        assert load(url, file, "--without-keys") == 0
+        summary, _ = said(capsys)
+        assert check(url, file) == 0
+        counts, _ = said(capsys)
+    assert summary["abandoned"] == counts["unacknowledged"] != 0
+    assert summary["acknowledged"] == counts["acknowledged"] != 0
+    assert len(set(service.records.values())) == len(service.records) == service.posts
+
+
+@pytest.mark.parametrize(
+    "identifier", ["x", "0b9a9a34-3a4d-4f0e-9d5e-0d6f7f2f8a11", "01890a5d-ac96-774b-bcce-b302099a8057"]
+)
+def test_without_keys_each_id_must_be_a_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], identifier: str
+) -> None:
+    service = Service(disturb=lambda _number, _text: answer(200, {"id": identifier}))
+    with served(service) as url:
+        assert load(url, tmp_path / "ledger", "--without-keys") == 1
+    assert "instead of a new UUIDv7" in said(capsys)[1]

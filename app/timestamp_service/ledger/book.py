@@ -10,6 +10,8 @@ from typing import TextIO
 from timestamp_service.ledger.run import Run
 
 _HEADER = "timestamp-ledger 1"
+# The last word of the first line of a run that sends no idempotency keys.
+_WITHOUT_KEYS = "without-keys"
 
 
 class BookError(Exception):
@@ -27,7 +29,8 @@ class Book:
 def read(file: TextIO) -> Book:
     """Read a ledger. An incomplete last line, of a process that was killed, is ignored. Raises BookError."""
     words = file.readline().split()
-    if len(words) != 4 or " ".join(words[:2]) != _HEADER or not words[3].isdecimal():
+    keyed = words[4:] != [_WITHOUT_KEYS]
+    if len(words) != (4 if keyed else 5) or " ".join(words[:2]) != _HEADER or not words[3].isdecimal():
         raise BookError("its first line is not that of a ledger")
     acknowledged: dict[str, str] = {}
     for number, line in enumerate(file, 2):
@@ -37,7 +40,7 @@ def read(file: TextIO) -> Book:
         if not instant:
             raise BookError(f"line {number} is not an id and an instant")
         acknowledged[identifier] = instant
-    return Book(Run(words[2], int(words[3])), acknowledged)
+    return Book(Run(words[2], int(words[3]), keyed), acknowledged)
 
 
 class Writer:
@@ -50,7 +53,8 @@ class Writer:
         self._written: list[Callable[[], None]] = []
         self._more = asyncio.Event()
         self._closing = False
-        _write(self._descriptor, f"{_HEADER} {run.name} {run.second}\n")
+        mode = "" if run.keyed else f" {_WITHOUT_KEYS}"
+        _write(self._descriptor, f"{_HEADER} {run.name} {run.second}{mode}\n")
 
     def append(self, identifier: str, instant: str, written: Callable[[], None]) -> None:
         """Write a record, and call `written` when it is on the disk."""

@@ -49,11 +49,18 @@ def judge(book: Book, rows: Iterable[Record]) -> Verdict:
         if row.identifier in seen:
             verdict.duplicated.append(f"{row.identifier} is there more than once")
         seen[row.identifier] = row
+    # Without keys, the id of a record is not known in advance: its instant tells which one it is.
+    by_instant = {} if book.run.keyed else {instant: one for one, instant in book.acknowledged.items()}
     for row in seen.values():
         if row.identifier in book.acknowledged:
             continue
         number = book.run.number(row.event_timestamp)
-        sent = None if number is None else book.run.identifier(number)
+        if number is None:
+            sent = None
+        elif book.run.keyed:
+            sent = book.run.identifier(number)
+        else:
+            sent = by_instant.setdefault(row.event_timestamp, row.identifier)
         if sent == row.identifier:
             verdict.unacknowledged += 1
         elif sent in seen:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -114,6 +115,9 @@ class Load:
         self.gets = Requests()
         self.records = 0
         self.given_up = 0
+        # Records that were sent once, without a key, and not acknowledged.
+        self.abandoned = 0
+        self._identifiers: set[str] = set()
         # Id, instant and time of the acknowledgement, of the records whose lines are on the disk.
         self.acknowledged: list[tuple[str, str, float]] = []
         # Sentences about answers that must not occur.
@@ -171,6 +175,7 @@ class Load:
             "records": self.records,
             "acknowledged": len(self.acknowledged),
             "given_up": self.given_up,
+            "abandoned": self.abandoned,
             "wrong": len(self.wrong),
             "post": self.posts.summary(),
             "get": self.gets.summary(),
@@ -217,7 +222,7 @@ class Load:
             answer = await line.ask(
                 "POST",
                 f"/api/v1/timestamp/{instant}",
-                f"Idempotency-Key: {run.key(record.number)}\r\n",
+                f"Idempotency-Key: {run.key(record.number)}\r\n" if run.keyed else "",
             )
         except RequestError as error:
             self.posts.failed(error)
@@ -232,6 +237,11 @@ class Load:
                 return
             if answer.retry_after is not None:
                 pause = min(answer.retry_after, _RETRY_SECONDS_MAX)
+        if not run.keyed:
+            # It may be recorded: sent again, it would be another record.
+            self.abandoned += 1
+            self._settle()
+            return
         if now - record.since > self._options.give_up:
             self.given_up += 1
             self._settle()
@@ -239,9 +249,18 @@ class Load:
         asyncio.get_running_loop().call_later(pause, self._again.append, record)
 
     def _accept(self, record: _Record, instant: str, answer: Answer) -> None:
-        identifier = self._run.identifier(record.number)
-        if _member(answer.body, "id") != identifier:
-            self.wrong.append(f"POST {instant} was answered {_text(answer.body)} instead of id {identifier}")
+        answered = _member(answer.body, "id")
+        if self._run.keyed:
+            identifier, expected = self._run.identifier(record.number), "id {}"
+        else:
+            # One that was never given to another record.
+            new = _is_new(answered) and answered not in self._identifiers
+            identifier, expected = (answered if new and answered else ""), "a new UUIDv7"
+            self._identifiers.add(identifier)
+        if not identifier or answered != identifier:
+            self.wrong.append(
+                f"POST {instant} was answered {_text(answer.body)} instead of {expected.format(identifier)}"
+            )
             self._settle()
             return
 
@@ -290,6 +309,13 @@ def _member(body: bytes, name: str) -> str | None:
     except ValueError:
         return None
     return answer.get(name) if isinstance(answer, dict) else None
+
+
+def _is_new(identifier: str | None) -> bool:
+    try:
+        return identifier is not None and uuid.UUID(identifier).version == 7
+    except ValueError:
+        return False
 
 
 def _text(body: bytes) -> str:

@@ -78,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
         "--progress", type=float, metavar="SECONDS", help="print the counts to stderr this often"
     )
     load.add_argument(
+        "--without-keys",
+        action="store_true",
+        help="send no idempotency keys, and no record again: each attempt has an instant of its own",
+    )
+    load.add_argument(
         "--strict", action="store_true", help="count each failed request as wrong, also one that was repeated"
     )
     check = commands.add_parser(
@@ -123,7 +128,7 @@ def _run(chosen: argparse.Namespace) -> int:
         drain=chosen.drain,
     )
     try:
-        load = uvloop.run(_load(options, chosen.progress))
+        load = uvloop.run(_load(options, Run.new(keyed=not chosen.without_keys), chosen.progress))
     except ExceptionGroup as group:
         # The error of one of the tasks: the ledger cannot be written.
         raise group.exceptions[0] from None
@@ -136,8 +141,8 @@ def _run(chosen: argparse.Namespace) -> int:
     return _print_wrong(wrong)
 
 
-async def _load(options: Options, progress: float | None) -> Load:
-    load = Load(options, Run.new())
+async def _load(options: Options, run: Run, progress: float | None) -> Load:
+    load = Load(options, run)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, load.stop)

@@ -18,15 +18,20 @@ WINDOW_SECONDS = 10 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run: its name, and the second (since 1970) at which its instants begin."""
+    """A run: its name, the second (since 1970) at which its instants begin, and whether it sends keys.
+
+    With keys, a failed record is sent again; without, each attempt has an instant of its own.
+    """
 
     name: str
     second: int
+    keyed: bool = True
 
     @classmethod
-    def new(cls) -> "Run":
+    def new(cls, *, keyed: bool = True) -> "Run":
         """Return a random run, which overlaps no other."""
-        return cls(secrets.token_hex(8), _FIRST_SECOND + secrets.randbelow(_LAST_SECOND - _FIRST_SECOND))
+        second = _FIRST_SECOND + secrets.randbelow(_LAST_SECOND - _FIRST_SECOND)
+        return cls(secrets.token_hex(8), second, keyed)
 
     def key(self, number: int) -> str:
         """Return the idempotency key of a record."""
@@ -38,7 +43,7 @@ class Run:
         return instant_at(self.second + seconds, nanoseconds)
 
     def identifier(self, number: int) -> str:
-        """Return the id that the service must give to a record."""
+        """Return the id that the service must give to a record that has a key."""
         return str(uuid.uuid5(_NAMESPACE, f"{self.key(number)}\none\n{self.instant(number)}"))
 
     def number(self, instant: str) -> int | None:
