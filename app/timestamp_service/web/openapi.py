@@ -12,7 +12,7 @@ _IDEMPOTENCY_KEY_EXAMPLE = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 _CURSOR_EXAMPLE = "MjAwOS0wOS0yOFQxOTowMzoxMlogMDE4OTBhNWQtYWM5Ni03NzRiLWJjY2UtYjMwMjA5OWE4MDU3"
 
 # What both APIs, and nginx in front of them, may answer to any request.
-_ANYWHERE = (400, 406, 408, 414, 429, 500, 502, 503, 504)
+_ANYWHERE = (400, 406, 408, 414, 429, 431, 500, 502, 503, 504)
 
 _ERRORS = {
     400: "A timestamp, id, parameter, header or body is malformed; `detail` says what was expected.",
@@ -21,10 +21,11 @@ _ERRORS = {
     406: f"The header `Accept` does not allow what the answer is ({JSON} in most cases).",
     408: "The request took too long to arrive.",
     413: "The body is larger than 1 MiB, or holds more than 10,000 instants.",
-    414: "The path or a header is too long.",
+    414: "The path and the query are too long.",
     415: "The body is neither `application/json` nor `application/x-ndjson`, or it is compressed.",
     422: "One or more instants are not accepted; `errors` names the index of each. Nothing was recorded.",
     429: "Too many requests; only where a limit is configured.",
+    431: "The headers are too long.",
     500: "Something went wrong; the log has it under the `correlationId`.",
     502: "The service behind this path is not running at the moment.",
     503: "Kafka or the database does not answer, or too many requests are in progress. Where `detail` says "
