@@ -77,7 +77,7 @@ def verify(folder: Path) -> int:
         log.error("damaged", message=str(error))
         return 1
     if known is None:
-        log.error("damaged", message=f"there is no backup in {folder}: {manifest.NAME} is missing")
+        log.error("damaged", message=manifest.missing(folder))
         return 1
     damages = manifest.damages(folder, known.files)
     if not damages:

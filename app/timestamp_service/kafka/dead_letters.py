@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from timestamp_service.kafka.errors import KafkaErrors
-from timestamp_service.kafka.messages import Headers
+from timestamp_service.kafka.messages import OMITTED, Headers
 from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Kafka
 
@@ -65,7 +65,7 @@ class DeadLetters:
             # It is in the log, which keeps everything: its partition and offset are enough to find it.
             headers: Headers = [
                 *dead_letter_headers(message, with_own=False),
-                ("omitted", b"key, value, headers"),
+                (OMITTED, b"key, value, headers"),
             ]
             self._produce(self._producer, message, None, headers, failed, with_key=False)
         left += self._producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
