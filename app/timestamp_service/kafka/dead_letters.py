@@ -1,7 +1,8 @@
 """Dead letters: messages that can never be projected go to a topic of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -34,9 +35,12 @@ class NotDeliveredError(Exception):
 class DeadLetters:
     """A producer of dead letters, which connects for the first one. Used by one thread."""
 
-    def __init__(self, kafka: Kafka, topic: str, log: Log) -> None:
-        """Send to `topic`."""
+    def __init__(
+        self, kafka: Kafka, topic: str, log: Log, connect: Callable[[dict[str, Any]], Producer] = Producer
+    ) -> None:
+        """Send to `topic` by what `connect` makes of librdkafka's settings."""
         self._topic = topic
+        self._connect = connect
         self._errors = KafkaErrors(log)
         self._config = {
             **kafka.client(),
@@ -48,17 +52,20 @@ class DeadLetters:
             "error_cb": self._on_error,
         }
         self._producer: Producer | None = None
+        self._unusable = False
 
     def send(self, messages: Sequence[BadMessage]) -> None:
         """Send all, and return once all are acknowledged. Raises NotDeliveredError."""
         if not messages:
             return
-        if self._producer is None:
-            self._producer = Producer(self._config)
+        if self._producer is None or self._unusable:
+            self._unusable = False
+            self._producer = self._connect(self._config)
+        producer = self._producer
         failed: list[tuple[BadMessage, KafkaError | None]] = []
         for message in messages:
-            self._produce(self._producer, message, message.value, dead_letter_headers(message), failed)
-        left = self._producer.flush(_DELIVERY_SECONDS + 1)
+            self._produce(producer, message, message.value, dead_letter_headers(message), failed)
+        left = producer.flush(_DELIVERY_SECONDS + 1)
         too_large = [message for message, error in failed if _is_size(error)]
         failed = [(message, error) for message, error in failed if not _is_size(error)]
         for message in too_large:
@@ -67,8 +74,8 @@ class DeadLetters:
                 *dead_letter_headers(message, with_own=False),
                 (OMITTED, b"key, value, headers"),
             ]
-            self._produce(self._producer, message, None, headers, failed, with_key=False)
-        left += self._producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
+            self._produce(producer, message, None, headers, failed, with_key=False)
+        left += producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
         if failed or left:
             reason = failed[0][1].str() if failed and failed[0][1] else "no acknowledgement in time"
             raise NotDeliveredError(reason)
@@ -104,8 +111,8 @@ class DeadLetters:
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):
-            # The next call of `send` creates a new one.
-            self._producer = None
+            # The library calls this while `send` uses the producer: the next call of `send` replaces it.
+            self._unusable = True
 
 
 def dead_letter_headers(message: BadMessage, *, with_own: bool = True) -> Headers:
