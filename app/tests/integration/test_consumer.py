@@ -97,6 +97,20 @@ def test_bad_messages_become_dead_letters_and_block_nothing(world: World) -> Non
     assert "01890a5d-ac96-774b-bcce-b302099a8057" in [line.get("correlationId") for line in lines]
 
 
+def test_readiness_names_the_dead_letter_topic(bare_world: World) -> None:
+    world = bare_world
+    world.kafka.make_topic(world.topic, 12, {"message.timestamp.type": "LogAppendTime"})
+    world.make_database()
+    consumer = start(world)
+    world.produce([(b"key", b"not json", [])])
+    until("it is not ready", lambda: consumer.status("/ready") == 503, 40)
+    assert "dead-letter topic" in consumer.ask("GET", "/ready").json()["detail"]
+    assert not any(world.committed().values())
+    world.kafka.make_topic(world.dead_letter_topic, 1, {})
+    consumer.wait_until_ready()
+    until("the dead letter is there", lambda: len(world.read_topic(world.dead_letter_topic)) == 1)
+
+
 def test_offsets_are_committed_once_rows_are_written(world: World) -> None:
     world.produce([command(number) for number in range(500)] + [message for message, _ in BAD])
     consumer = start(world)

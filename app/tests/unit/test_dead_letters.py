@@ -98,14 +98,18 @@ def test_a_fatal_error_while_it_sends() -> None:
     assert [headers[-1] for _, _, headers in made.producers[1].delivered] == [("source.offset", b"3")]
 
 
-@pytest.mark.parametrize("refused", [None, FATAL])
+@pytest.mark.parametrize(
+    "refused",
+    [None, KafkaError(KafkaError._MSG_TIMED_OUT), KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)],
+)
 def test_what_is_not_acknowledged_is_not_delivered(refused: KafkaError | None) -> None:
     made = Letters()
     made.letters.send([bad(b"small", 1)])
     made.producers[0].lost = 1 if refused is None else 0
     made.producers[0].refused = refused
-    with pytest.raises(NotDeliveredError):
+    with pytest.raises(NotDeliveredError) as caught:
         made.letters.send([bad(b"small", 2)])
+    assert caught.value.passing == (refused is None or refused.code() == KafkaError._MSG_TIMED_OUT)
     # It is not fatal: the same producer goes on.
     made.producers[0].lost, made.producers[0].refused, made.producers[0].full = 0, None, 2
     made.letters.send([bad(b"small", 2)])

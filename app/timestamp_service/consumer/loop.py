@@ -7,7 +7,9 @@ and at the end), only once its message is written or acknowledged as a dead lett
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -31,6 +33,8 @@ _PING_SECONDS = 2.0
 _FINISH_SECONDS = 20.0
 # We are stuck when an answer of the database is overdue for this long, although its connection was severed.
 _STUCK_SECONDS = 15.0
+# And when Kafka, which answers, has refused dead letters for this long. Waiting for Kafka is not being stuck.
+_REFUSED_SECONDS = 60.0
 # Leaving the group takes no longer than the session timeout.
 _CLOSE_SECONDS = 12.0
 # Two processes with one group.instance.id would exclude each other all the time.
@@ -52,8 +56,9 @@ class Loop:
         state: State,
         notifier: Notifier,
         log: Log,
+        connect: Callable[[dict[str, Any]], Consumer] = Consumer,
     ) -> None:
-        """Read as `config` says; `writer` writes to `projection`."""
+        """Read as `config` says; `writer` writes to `projection`; `connect` takes librdkafka's settings."""
         self._topic = config.topic
         self._batch_max = config.batch_max
         self._writer = writer
@@ -69,6 +74,7 @@ class Loop:
         self._last_fed = 0.0
         self._lost: KafkaError | None = None
         self._config = config
+        self._connect = connect
         self._consumer = self._new_consumer()
 
     def stop(self) -> None:
@@ -94,7 +100,7 @@ class Loop:
         return closed
 
     def _new_consumer(self) -> Consumer:
-        return Consumer(
+        return self._connect(
             {
                 **self._config.kafka.client(),
                 **(
@@ -229,12 +235,15 @@ class Loop:
         now = time.monotonic()
         if every is None or now - self._last_fed < every / 3:
             return
-        if self._projection.overdue_seconds() < _STUCK_SECONDS:
+        if (
+            self._projection.overdue_seconds() < _STUCK_SECONDS
+            and self._state.refused_seconds() < _REFUSED_SECONDS
+        ):
             self._last_fed = now
             self._notifier.progress()
 
     def _finish(self) -> bool:
-        if not self._state.database_answers:
+        if not self._state.database_answers or self._state.dead_letters_wait:
             self._writer.stop()
         deadline = time.monotonic() + _FINISH_SECONDS
         while self._writing is not None and time.monotonic() < deadline:

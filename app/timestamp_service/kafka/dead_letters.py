@@ -28,8 +28,31 @@ class BadMessage:
     offset: int
 
 
+# Errors of a Kafka that is away or slow, and that pass when it is back.
+_PASSING = {
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    KafkaError.REQUEST_TIMED_OUT,
+}
+
+
 class NotDeliveredError(Exception):
-    """Not all dead letters are acknowledged; they may be sent again."""
+    """Not all dead letters are acknowledged; they may be sent again.
+
+    `passing`: Kafka is only away or slow. Else it refuses them: the topic is missing, say, or a right.
+    """
+
+    def __init__(self, reason: str, *, passing: bool) -> None:
+        """Say why."""
+        super().__init__(reason)
+        self.passing = passing
 
 
 class DeadLetters:
@@ -62,7 +85,7 @@ class DeadLetters:
             self._unusable = False
             self._producer = self._connect(self._config)
         producer = self._producer
-        failed: list[tuple[BadMessage, KafkaError | None]] = []
+        failed: list[tuple[BadMessage, KafkaError]] = []
         for message in messages:
             self._produce(producer, message, message.value, dead_letter_headers(message), failed)
         left = producer.flush(_DELIVERY_SECONDS + 1)
@@ -77,8 +100,10 @@ class DeadLetters:
             self._produce(producer, message, None, headers, failed, with_key=False)
         left += producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
         if failed or left:
-            reason = failed[0][1].str() if failed and failed[0][1] else "no acknowledgement in time"
-            raise NotDeliveredError(reason)
+            errors = [error for _, error in failed]
+            refused = [error for error in errors if error.code() not in _PASSING]
+            reason = (refused or errors)[0].str() if errors else "no acknowledgement in time"
+            raise NotDeliveredError(reason, passing=not refused)
 
     def close(self) -> None:
         """Close the producer; nothing is in flight between two calls of `send`."""
@@ -90,7 +115,7 @@ class DeadLetters:
         message: BadMessage,
         value: bytes | None,
         headers: Headers,
-        failed: list[tuple[BadMessage, KafkaError | None]],
+        failed: list[tuple[BadMessage, KafkaError]],
         *,
         with_key: bool = True,
     ) -> None:
@@ -125,5 +150,5 @@ def dead_letter_headers(message: BadMessage, *, with_own: bool = True) -> Header
     ]
 
 
-def _is_size(error: KafkaError | None) -> bool:
-    return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+def _is_size(error: KafkaError) -> bool:
+    return error.code() == KafkaError.MSG_SIZE_TOO_LARGE
