@@ -39,6 +39,7 @@ def test_a_bad_message_stays_as_it_was() -> None:
     assert batch.next_offsets == {3: 42}
     bad = batch.bad[0]
     assert (bad.key, bad.value, bad.headers) == (b"key", b"nonsense", [("h", b"\xff"), ("h", None)])
+    assert batch.bytes == len("nonsense" + "key" + "h" + "h") + 1
     assert dead_letter_headers(bad) == [
         ("h", b"\xff"),
         ("h", None),

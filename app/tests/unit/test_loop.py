@@ -30,17 +30,20 @@ class FakeConsumer(Consumer):
         self.waiting: list[Message] = []
         self.stored: dict[int, int] = {}
         self.closed = False
+        self.chunk = 10_000
+        self.paused = False
 
     def subscribe(self, topics: list[str], **listeners: Any) -> None:  # type: ignore[override]
         self.listeners = listeners
 
     def poll(self, timeout: float = -1) -> Message | None:
-        if not self.waiting:
+        if self.paused or not self.waiting:
             time.sleep(min(timeout, 0.01))
             return None
         return self.waiting.pop(0)
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        num_messages = min(num_messages, self.chunk)
         taken, self.waiting = self.waiting[:num_messages], self.waiting[num_messages:]
         return taken
 
@@ -51,10 +54,10 @@ class FakeConsumer(Consumer):
         return [TopicPartition("topic.v1", 0)]
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        pass
+        self.paused = True
 
     def resume(self, partitions: list[TopicPartition]) -> None:
-        pass
+        self.paused = False
 
     def close(self) -> None:
         self.closed = True
@@ -150,6 +153,27 @@ def test_offsets_of_a_batch_that_is_given_up_are_not_stored(
     running.stop()
     assert running.consumer.stored == {}
     assert running.consumer.closed
+
+
+def test_a_batch_is_bounded_in_bytes() -> None:
+    written = threading.Event()
+
+    class Waiting(FakeProjection):
+        def prepare(self) -> None:
+            written.wait(5)
+
+    running = Running(FakeDeadLetters(), Waiting())
+    running.consumer.chunk = 1
+    running.consumer.waiting = [message(b"x" * 1_000_000, 0, offset) for offset in range(100)]
+    running.start()
+    # A full batch beside the one that is being written, which is empty.
+    until(lambda: running.consumer.paused)
+    left = len(running.consumer.waiting)
+    written.set()
+    until(lambda: running.consumer.stored == {0: 100})
+    running.stop()
+    # 17 messages are 16 MiB; they come by twos.
+    assert left == 82
 
 
 @pytest.mark.parametrize(("refused_seconds", "fed"), [(None, True), (50, True), (70, False)])

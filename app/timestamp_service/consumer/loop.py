@@ -39,6 +39,10 @@ _REFUSED_SECONDS = 60.0
 _CLOSE_SECONDS = 12.0
 # Two processes with one group.instance.id would exclude each other all the time.
 _REPLACE_SECONDS = 1.0
+# A batch gathers no more from this size on, however few messages it has. It may exceed it by as much as the
+# library's queue holds, which is added at once.
+_BATCH_BYTES = 16 * 1024 * 1024
+_FETCH_BYTES = 16 * 1024 * 1024
 
 
 class LostError(Exception):
@@ -122,7 +126,9 @@ class Loop:
                 "topic.metadata.refresh.interval.ms": 5_000,
                 "fetch.error.backoff.ms": 100,
                 "fetch.queue.backoff.ms": 10,
-                "queued.max.messages.kbytes": 16_384,
+                # Both bound the memory: the queue may exceed its limit by one answer of a broker.
+                "queued.max.messages.kbytes": _FETCH_BYTES // 1024,
+                "fetch.max.bytes": _FETCH_BYTES,
                 "statistics.interval.ms": 1_000,
                 "stats_cb": self._on_statistics,
                 "error_cb": self._on_error,
@@ -166,7 +172,7 @@ class Loop:
             self._pause()
             self._gather(_POLL_SECONDS)
             return
-        if self._batch.count < self._batch_max:
+        if self._batch.count < self._batch_max and self._batch.bytes < _BATCH_BYTES:
             self._gather(0)
         wait([future], _WRITE_POLL_SECONDS)
 

@@ -14,6 +14,8 @@ from timestamp_service.settings import Kafka
 _DELIVERY_SECONDS = 10.0
 # Larger than any message of the log: the headers that we add must fit too.
 _MESSAGE_MAX_BYTES = 4 * 1024 * 1024
+# The library copies what is sent; a full queue is waited for.
+_QUEUE_KILOBYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,10 @@ class BadMessage:
     error: str
     partition: int
     offset: int
+
+    def extra_bytes(self) -> int:
+        """Return the size of key and headers."""
+        return len(self.key or b"") + sum(len(name) + len(value or b"") for name, value in self.headers)
 
 
 # Errors of a Kafka that is away or slow, and that pass when it is back.
@@ -72,6 +78,7 @@ class DeadLetters:
             "enable.idempotence": True,
             "delivery.timeout.ms": int(_DELIVERY_SECONDS * 1000),
             "message.max.bytes": _MESSAGE_MAX_BYTES,
+            "queue.buffering.max.kbytes": _QUEUE_KILOBYTES,
             "error_cb": self._on_error,
         }
         self._producer: Producer | None = None

@@ -66,7 +66,9 @@ class Topic:
                 "auto.offset.reset": "error",
                 # We read only what is there already: a request that waits for more delays the next one.
                 "fetch.wait.max.ms": 10,
+                # The queue may exceed its limit by one answer of a broker.
                 "queued.max.messages.kbytes": 32_768,
+                "fetch.max.bytes": 16 * 1024 * 1024,
                 "fetch.queue.backoff.ms": 10,
                 "fetch.error.backoff.ms": 100,
                 "error_cb": self._on_error,
