@@ -4,11 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
 import pytest
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tests.unit.fake_topic import message
 from tests.unit.test_batch import good
@@ -18,6 +19,7 @@ from timestamp_service import settings
 from timestamp_service.consumer.loop import Loop
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
+from timestamp_service.kafka.partitions import PartitionsError
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
 
@@ -31,6 +33,8 @@ class FakeConsumer(Consumer):
         self.stored: dict[int, int] = {}
         self.closed = False
         self.chunk = 10_000
+        # Of partitions; None: the broker does not answer.
+        self.number: int | None = 12
         self.paused = False
 
     def subscribe(self, topics: list[str], **listeners: Any) -> None:  # type: ignore[override]
@@ -59,6 +63,11 @@ class FakeConsumer(Consumer):
     def resume(self, partitions: list[TopicPartition]) -> None:
         self.paused = False
 
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        if self.number is None:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions=range(self.number))})
+
     def close(self) -> None:
         self.closed = True
 
@@ -83,7 +92,14 @@ class Running:
         config = settings.read_consumer(CONSUMER)
         notifier = FakeNotifier(None, 0.03)
         self.loop = Loop(config, writer, projection, self.state, notifier, log, self._connect)
-        self._thread = threading.Thread(target=self.loop.run)
+        self.failures: list[PartitionsError] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.loop.run()
+        except PartitionsError as error:
+            self.failures.append(error)
 
     def _connect(self, config: dict[str, Any]) -> FakeConsumer:
         self.consumers.append(FakeConsumer(config))
@@ -152,6 +168,25 @@ def test_offsets_of_a_batch_that_is_given_up_are_not_stored(
     until(lambda: len(letters.errors) + len(projection.errors) < 100)
     running.stop()
     assert running.consumer.stored == {}
+    assert running.consumer.closed
+
+
+def test_another_number_of_partitions_ends_it(start: Start) -> None:
+    running = start(FakeDeadLetters(), FakeProjection())
+    running.state.joined = False
+    until(lambda: hasattr(running.consumer, "listeners"))
+    # While the number is not known it is not ready, and goes on.
+    running.consumer.number = None
+    running.consumer.listeners["on_assign"](running.consumer, [])
+    time.sleep(0.3)
+    assert not running.state.joined
+    running.consumer.number = 12
+    until(lambda: running.state.joined)
+    # Somebody adds partitions: each process of the group is assigned others.
+    running.consumer.number = 13
+    running.consumer.listeners["on_assign"](running.consumer, [])
+    until(lambda: running.failures)
+    assert str(running.failures[0]).startswith("topic.v1 has 13 partitions, but KAFKA_PARTITIONS is 12. ")
     assert running.consumer.closed
 
 
