@@ -86,6 +86,7 @@ class Command:
     server: Server
     kafka: Kafka
     topic: str
+    partitions: int
     acknowledge_seconds: float
     in_flight_max: int
 
@@ -97,6 +98,7 @@ class Consumer:
     server: Server
     kafka: Kafka
     topic: str
+    partitions: int
     dead_letter_topic: str
     group_id: str
     group_instance_id: str | None
@@ -121,6 +123,7 @@ class Rebuild:
     log_level: int
     kafka: Kafka
     topic: str
+    partitions: int
     dead_letter_topic: str
     group_id: str
     database: Database
@@ -139,6 +142,7 @@ class Backup:
     log_level: int
     kafka: Kafka
     topic: str
+    partitions: int
     dead_letter_topic: str
     folder: str
 
@@ -149,6 +153,7 @@ def read_command(environment: Environment) -> Command:
         server=read_server(environment),
         kafka=_kafka(environment),
         topic=_topic(environment, "KAFKA_PUBLISH_TOPIC"),
+        partitions=_partitions(environment),
         acknowledge_seconds=_number(environment, "KAFKA_ACKNOWLEDGE_SECONDS", 5, 1, 300),
         in_flight_max=_integer(environment, "KAFKA_IN_FLIGHT_MAX", 10_000, 1, 1_000_000),
     )
@@ -162,6 +167,7 @@ def read_consumer(environment: Environment) -> Consumer:
         server=server,
         kafka=_kafka(environment),
         topic=topic,
+        partitions=_partitions(environment),
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         group_id=_text(environment, "KAFKA_GROUP_ID"),
         group_instance_id=environment.get("KAFKA_GROUP_INSTANCE_ID") or None,
@@ -187,6 +193,7 @@ def read_rebuild(environment: Environment) -> Rebuild:
         log_level=read_log_level(environment),
         kafka=_kafka(environment),
         topic=topic,
+        partitions=_partitions(environment),
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         group_id=f"{_text(environment, 'KAFKA_GROUP_ID')}-rebuild",
         database=read_database(environment),
@@ -206,6 +213,7 @@ def read_backup(environment: Environment) -> Backup:
         log_level=read_log_level(environment),
         kafka=_kafka(environment),
         topic=topic,
+        partitions=_partitions(environment),
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         folder=folder,
     )
@@ -300,6 +308,11 @@ def _topic(environment: Environment, name: str, default: str | None = None) -> s
             name, "must be the name of a Kafka topic: 1 to 249 of A-Z, a-z, 0-9, dot, underscore and hyphen"
         )
     return topic
+
+
+def _partitions(environment: Environment) -> int:
+    """Read the number of the topic's partitions, which is chosen when the topic is created."""
+    return _integer(environment, "KAFKA_PARTITIONS", 12, 1, 10_000)
 
 
 def _secret(environment: Environment, name: str, *, required: bool = True) -> str | None:

@@ -52,7 +52,9 @@ def write(folder: Path, partition: int, first: int, count: int) -> File:
     writer = files.Writer(folder, "topic", partition, first)
     for offset in range(first, first + count):
         writer.add(SavedMessage(offset, 1, b"key", str(offset).encode(), []))
-    return writer.finish()
+    file = writer.finish()
+    files.publish(folder, file)
+    return file
 
 
 def test_a_file_gives_back_what_was_written_and_is_the_same_each_time(tmp_path: Path) -> None:

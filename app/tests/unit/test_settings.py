@@ -47,6 +47,17 @@ def test_consumer() -> None:
     assert "sasl.mechanism" not in read.kafka.client()
 
 
+def test_the_number_of_partitions() -> None:
+    for read, good in (
+        (settings.read_command, COMMAND),
+        (settings.read_consumer, CONSUMER),
+        (settings.read_rebuild, CONSUMER),
+        (settings.read_backup, {**CONSUMER, "BACKUP_FOLDER": "/"}),
+    ):
+        assert read(good).partitions == 12
+        assert read({**good, "KAFKA_PARTITIONS": "24"}).partitions == 24
+
+
 def test_secrets_are_not_shown() -> None:
     url = "postgresql://u:secret@10.0.0.1/timestamps"
     shown = repr(settings.read_consumer({**CONSUMER, **SASL, "DB_URL": url}))
@@ -101,6 +112,10 @@ def test_a_missing_setting_is_named(read: Read, good: dict[str, str], name: str)
         (settings.read_command, COMMAND, "KAFKA_SECURITY_PROTOCOL", "TLS"),
         (settings.read_command, COMMAND, "KAFKA_CA_FILE", "/nowhere/ca.crt"),
         (settings.read_command, COMMAND, "KAFKA_ACKNOWLEDGE_SECONDS", "soon"),
+        (settings.read_command, COMMAND, "KAFKA_PARTITIONS", "0"),
+        (settings.read_consumer, CONSUMER, "KAFKA_PARTITIONS", "10001"),
+        (settings.read_rebuild, CONSUMER, "KAFKA_PARTITIONS", "twelve"),
+        (settings.read_backup, {**CONSUMER, "BACKUP_FOLDER": "/"}, "KAFKA_PARTITIONS", "-1"),
         (settings.read_command, {**COMMAND, **SASL}, "KAFKA_PASSWORD_FILE", "/nowhere/password"),
         (settings.read_query, QUERY, "DB_URL", "10.0.0.1"),
         (settings.read_query, QUERY, "DB_URL", "host=10.0.0.1"),
@@ -157,6 +172,7 @@ EVERY_SETTING = (
             "KAFKA_CA_FILE",
             "KAFKA_ACKNOWLEDGE_SECONDS",
             "KAFKA_IN_FLIGHT_MAX",
+            "KAFKA_PARTITIONS",
             "KAFKA_PASSWORD_FILE",
         )
     ),
