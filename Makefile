@@ -34,7 +34,7 @@ NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback rebuild backup restore
 .PHONY: lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell unit-app unit-deployment
-.PHONY: test test-fast test-all lint unit integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
+.PHONY: test test-fast test-all lint unit mutation integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Create the two nodes, set them up and record one timestamp; run it again to apply changes
@@ -144,6 +144,9 @@ unit-deployment:
 integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback, a pair for each of WORKERS=3
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
 	pytest app/tests -m integration --numprocesses=$(WORKERS) --dist=loadfile
+
+mutation: setup ## Make small wrong changes to a copy of the code, and count those that the unit tests notice (minutes)
+	$(RUN) -m scripts.mutation
 
 test-docs: setup ## The page /docs in a real browser (installs Chromium, 300 MB; not part of `make test`)
 	@scripts/setup.sh docs

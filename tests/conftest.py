@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.module_utils import basic
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -20,3 +26,22 @@ def load_module(role: str, name: str) -> ModuleType:
     sys.modules[name] = module
     specification.loader.exec_module(module)
     return module
+
+
+RunModule = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunModule:
+    """Return a function that runs a module as Ansible does, and returns its answer."""
+
+    def run(module: ModuleType, parameters: dict[str, Any], check_mode: bool = False) -> dict[str, Any]:
+        arguments = {**parameters, "_ansible_check_mode": check_mode}
+        monkeypatch.setattr(basic, "_ANSIBLE_ARGS", json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode())
+        monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy")
+        with pytest.raises(SystemExit):
+            module.main()
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    return run

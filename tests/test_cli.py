@@ -7,6 +7,8 @@ import http.server
 import ipaddress
 import json
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cli import down, inventory, logs, status
+from cli import __main__ as cli_main
+from cli import diagnose, down, inventory, logs, status
 from cli.__main__ import main
-from cli.end_to_end import INSTANT, EndToEndError, send_and_read_back
+from cli.end_to_end import INSTANT, EndToEndError, RoundTrip, send_and_read_back
 
 IDENTIFIER = "01a20c54-e525-77fd-b829-190a7617f88f"
 
@@ -149,6 +152,21 @@ class TestCommands:
         assert shown.err.startswith(f"The inventory {missing} cannot be used: ")
         assert "inventories/production is an example to copy." in shown.err
 
+    def test_the_process_exits_with_the_status_of_the_command(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "cli", "url", "--inventory", str(tmp_path / "missing")]
+        done = subprocess.run(command, cwd=inventory.PROJECT, capture_output=True, check=False)
+        assert done.returncode == 1
+
+    @pytest.mark.parametrize("command", ["status", "diagnose"])
+    @pytest.mark.parametrize("exit_status", [0, 1])
+    def test_the_exit_status_of_a_command_is_kept(
+        self, hosts: str, monkeypatch: pytest.MonkeyPatch, command: str, exit_status: int
+    ) -> None:
+        module = {"status": status, "diagnose": diagnose}[command]
+        monkeypatch.setattr(module, "show", lambda _service: exit_status)
+        monkeypatch.setattr(cli_main, "read_service", lambda _inventory: None)
+        assert main([command, "--inventory", hosts]) == exit_status
+
 
 class TestStatus:
     SHOWN = (
@@ -181,6 +199,49 @@ class TestStatus:
 
     def test_no_unit_is_no_error(self) -> None:
         assert status.parse_units("") == []
+
+    WEB = inventory.Host("web.x", frozenset(), ("ssh", "web"))
+    SERVICE = inventory.Service(
+        "https://192.0.2.12", Path("/ca.crt"), Path("/secrets"), Path("/state"), (NODE, WEB), "15"
+    )
+
+    @pytest.mark.parametrize(
+        ("db", "web", "end_to_end", "exit_status"),
+        [
+            (["active"], ["active", "active"], True, 0),
+            (["active"], ["failed", "active"], True, 1),
+            (["failed"], ["active"], True, 1),
+            (["active"], None, True, 1),
+            (["active"], ["active"], False, 1),
+            # Switched off is what `make stop` leaves, and no failure.
+            (None, None, False, 0),
+        ],
+    )
+    def test_exit_status_says_whether_every_part_works(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        db: list[str] | None,
+        web: list[str] | None,
+        end_to_end: bool,
+        exit_status: int,
+    ) -> None:
+        states = {self.NODE: db, self.WEB: web}
+
+        def look(node: inventory.Host) -> list[status.Unit] | None:
+            active = states[node]
+            if active is None:
+                return None
+            shown = (f"Id=u{number}.service\nActiveState={word}" for number, word in enumerate(active))
+            return status.parse_units("\n\n".join(shown))
+
+        def send(*_: object) -> RoundTrip:
+            if not end_to_end:
+                raise EndToEndError("POST answered 503")
+            return RoundTrip(IDENTIFIER, 1, 1)
+
+        monkeypatch.setattr(status, "look", look)
+        monkeypatch.setattr(status, "send_and_read_back", send)
+        assert status.show(self.SERVICE) == exit_status
 
 
 class TestLogs:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cli import checks, diagnose
-from cli.inventory import Host
+from cli.end_to_end import EndToEndError, RoundTrip
+from cli.inventory import Host, Service
 from cli.units import units_of
 
 NOW = 1_800_000_000.0
@@ -187,3 +188,39 @@ def test_metrics_are_written_whole(node_state: ModuleType, tmp_path: Path) -> No
     assert 'timestamp_volume_free_bytes{path="/"} ' in text
     assert text.endswith("\n")
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("states", "end_to_end", "failed"),
+    [
+        ((state(), state()), True, 0),
+        ((state(firewall=False), state()), True, 1),
+        ((None, state()), True, 1),
+        ((state(), state()), False, 1),
+        ((None, None), False, 3),
+    ],
+)
+def test_exit_status_says_whether_every_check_passed(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    states: tuple[dict[str, Any] | None, ...],
+    end_to_end: bool,
+    failed: int,
+) -> None:
+    authority = tmp_path / "ca.crt"
+    authority.touch()
+    said = dict(zip(NODES, states, strict=True))
+
+    def send(*_: object) -> RoundTrip:
+        if not end_to_end:
+            raise EndToEndError("POST answered 503")
+        return RoundTrip("an id", 1, 1)
+
+    monkeypatch.setattr(diagnose, "ask", lambda node, _nodes: (said[node], "no answer"))
+    monkeypatch.setattr(diagnose, "send_and_read_back", send)
+    service = Service("https://192.0.2.12", authority, tmp_path, tmp_path, NODES, "15")
+    assert diagnose.show(service) == (1 if failed else 0)
+    shown = capsys.readouterr().out
+    assert shown.count("FAIL") == failed
+    assert shown.endswith(f"{failed} checks failed.\n" if failed else "All checks passed.\n")

@@ -2,9 +2,251 @@
 
 from __future__ import annotations
 
-from conftest import load_module
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import RunModule, load_module
 
 kafka_resources = load_module("kafka", "kafka_resources")
+kafka, library = kafka_resources.kafka, kafka_resources.library
+
+
+def ended(value: Any = None) -> Future[Any]:
+    """Return a future as the library gives it, with its result."""
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
+
+
+def as_tuple(rule: Any) -> tuple[Any, ...]:
+    """Return what a rule, or the filter that names it, says."""
+    return (
+        *(rule.restype, rule.name, rule.resource_pattern_type, rule.principal, rule.host),
+        *(rule.operation, rule.permission_type),
+    )
+
+
+class FakeCluster:
+    """A Kafka of the test's own. `changes` has the kinds of what was changed."""
+
+    bootstrap_servers = "kafka.test:9092"
+
+    def __init__(self) -> None:
+        self.topics: dict[str, int] = {}
+        self.settings: dict[str, dict[str, str]] = {}
+        self.passwords = {"admin": "open sesame"}
+        self.rules: dict[tuple[Any, ...], Any] = {}
+        self.changes: list[str] = []
+        self.refuses_topics = False
+
+    def client(self, username: str, password: str, errors: list[Any]) -> FakeAdmin:
+        return FakeAdmin(self, self.passwords.get(username) == password, errors)
+
+    def add_rule(self, principal: str, **changes: str) -> None:
+        rule = kafka_resources.Rule(
+            principal,
+            **{"resource": "topic", "name": "t", "pattern": "literal", "operation": "read", **changes},
+        ).binding(kafka.AclBinding)
+        self.rules[as_tuple(rule)] = rule
+
+    def rules_of(self, principal: str) -> set[str]:
+        client = self.client("admin", "open sesame", [])
+        return {str(rule) for rule in kafka_resources.existing_rules(client, principal)}
+
+
+class FakeAdmin:
+    """What the module uses of the library's AdminClient."""
+
+    def __init__(self, cluster: FakeCluster, welcome: bool, errors: list[Any]) -> None:
+        self.cluster, self.welcome, self.errors = cluster, welcome, errors
+
+    def list_topics(self, **_: Any) -> Any:
+        if not self.welcome:
+            self.errors.append(library.KafkaError(library.KafkaError._AUTHENTICATION, "wrong password"))
+            raise library.KafkaException(library.KafkaError(library.KafkaError._TRANSPORT))
+        return SimpleNamespace(topics=dict.fromkeys(self.cluster.topics))
+
+    def poll(self, _timeout: float) -> None:
+        pass
+
+    def describe_topics(self, _names: Any, **_: Any) -> Any:
+        return {
+            name: ended(SimpleNamespace(partitions=[None] * count))
+            for name, count in self.cluster.topics.items()
+        }
+
+    def create_topics(self, topics: list[Any], **_: Any) -> Any:
+        self.cluster.changes.append("create topics")
+        if self.cluster.refuses_topics:
+            refused: Future[None] = Future()
+            refused.set_exception(
+                library.KafkaException(library.KafkaError(library.KafkaError.POLICY_VIOLATION))
+            )
+            return dict.fromkeys((topic.topic for topic in topics), refused)
+        for topic in topics:
+            self.cluster.topics[topic.topic] = topic.num_partitions
+            self.cluster.settings[topic.topic] = {**topic.config}
+        return {topic.topic: ended() for topic in topics}
+
+    def describe_configs(self, resources: list[Any], **_: Any) -> Any:
+        return {
+            resource: ended(
+                {
+                    key: SimpleNamespace(value=value)
+                    for key, value in self.cluster.settings.get(resource.name, {}).items()
+                }
+            )
+            for resource in resources
+        }
+
+    def incremental_alter_configs(self, resources: list[Any], **_: Any) -> Any:
+        self.cluster.changes.append("alter settings")
+        for resource in resources:
+            entries = {entry.name: entry.value for entry in resource.incremental_configs}
+            self.cluster.settings.setdefault(resource.name, {}).update(entries)
+        return {resource: ended() for resource in resources}
+
+    def describe_user_scram_credentials(self, **_: Any) -> Any:
+        return ended(dict.fromkeys(self.cluster.passwords))
+
+    def alter_user_scram_credentials(self, alterations: list[Any]) -> Any:
+        self.cluster.changes.append("set passwords")
+        for alteration in alterations:
+            self.cluster.passwords[alteration.user] = alteration.password.decode()
+        return {alteration.user: ended() for alteration in alterations}
+
+    def describe_acls(self, wanted: Any, **_: Any) -> Any:
+        return ended([rule for rule in self.cluster.rules.values() if rule.principal == wanted.principal])
+
+    def create_acls(self, rules: list[Any], **_: Any) -> Any:
+        self.cluster.changes.append("create rules")
+        self.cluster.rules |= {as_tuple(rule): rule for rule in rules}
+        return {rule: ended() for rule in rules}
+
+    def delete_acls(self, filters: list[Any], **_: Any) -> Any:
+        self.cluster.changes.append("delete rules")
+        for named in filters:
+            self.cluster.rules.pop(as_tuple(named), None)
+        return {named: ended([]) for named in filters}
+
+
+LISTED: dict[str, Any] = {
+    "topics": [{"name": "t", "partitions": 3, "replication_factor": 1, "config": {"retention.ms": -1}}],
+    "passwords": {"p": "right"},
+    "rules": [{"principal": "p", "resource": "topic", "name": "t", "operations": ["read"]}],
+}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    made = FakeCluster()
+    monkeypatch.setattr(kafka_resources, "Cluster", lambda *_: made)
+    return made
+
+
+@pytest.fixture
+def converge(cluster: FakeCluster, run_module: RunModule) -> Callable[..., dict[str, Any]]:
+    """Return a function that runs the module against the cluster."""
+    access = {"bootstrap_servers": "x", "ca_file": "/x", "username": "admin", "password": "open sesame"}
+
+    def run(check_mode: bool = False) -> dict[str, Any]:
+        cluster.changes.clear()
+        return run_module(kafka_resources, {**access, **LISTED}, check_mode)
+
+    return run
+
+
+Converge = Callable[..., dict[str, Any]]
+
+
+def outdate(cluster: FakeCluster) -> None:
+    """Let each kind of thing be there and differ from what is listed."""
+    cluster.topics["t"] = 3
+    cluster.settings["t"] = {"retention.ms": "1000", "cleanup.policy": "delete"}
+    cluster.passwords["p"] = "wrong"
+    for changes in ({"operation": "write"}, {"permission": "deny"}, {"host": "192.0.2.1"}):
+        cluster.add_rule("p", **changes)
+
+
+def test_everything_that_is_missing_is_created_once(cluster: FakeCluster, converge: Converge) -> None:
+    assert converge()["changed"]
+    assert cluster.topics == {"t": 3}
+    assert cluster.settings == {"t": {"retention.ms": "-1"}}
+    assert cluster.passwords["p"] == "right"
+    assert cluster.rules_of("p") == {"p allow read on topic t (literal) from *"}
+    assert not converge()["changed"]
+    assert cluster.changes == []
+
+
+def test_everything_that_differs_is_corrected_once(cluster: FakeCluster, converge: Converge) -> None:
+    outdate(cluster)
+    assert converge()["changed"]
+    assert cluster.settings["t"] == {"retention.ms": "-1", "cleanup.policy": "delete"}
+    assert cluster.passwords["p"] == "right"
+    assert cluster.rules_of("p") == {"p allow read on topic t (literal) from *"}
+    assert not converge()["changed"]
+    assert cluster.changes == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"permission": "deny"}, "p deny read on topic t (literal) from *"),
+        ({"host": "192.0.2.1"}, "p allow read on topic t (literal) from 192.0.2.1"),
+        ({"pattern": "prefixed"}, "p allow read on topic t (prefixed) from *"),
+        ({"resource": "group"}, "p allow read on group t (literal) from *"),
+    ],
+)
+def test_each_rule_that_is_not_listed_is_removed(
+    cluster: FakeCluster, converge: Converge, changes: dict[str, str], rule: str
+) -> None:
+    converge()
+    cluster.add_rule("p", **changes)
+    assert converge()["changes"] == [rule]
+    assert cluster.changes == ["delete rules"]
+    assert cluster.rules_of("p") == {"p allow read on topic t (literal) from *"}
+
+
+def test_what_is_not_listed_stays(cluster: FakeCluster, converge: Converge) -> None:
+    cluster.add_rule("other")
+    cluster.passwords["other"] = "x"
+    cluster.topics["other"] = 1
+    converge()
+    assert cluster.rules_of("other") == {"other allow read on topic t (literal) from *"}
+    assert (cluster.passwords["other"], cluster.topics["other"]) == ("x", 1)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_check_mode_changes_nothing_and_says_what_it_would(
+    cluster: FakeCluster, converge: Converge, exists: bool
+) -> None:
+    if exists:
+        outdate(cluster)
+    would = converge(check_mode=True)
+    assert cluster.changes == []
+    assert would["changed"]
+    assert would["changes"] == converge()["changes"]
+
+
+def test_another_number_of_partitions_is_an_error(cluster: FakeCluster, converge: Converge) -> None:
+    cluster.topics["t"] = 2
+    assert "topic t has 2 partitions, not 3" in converge()["msg"]
+    assert cluster.changes == []
+
+
+def test_topic_that_is_refused_is_an_error(cluster: FakeCluster, converge: Converge) -> None:
+    cluster.refuses_topics = True
+    assert converge()["failed"]
+
+
+def test_password_of_the_administrator_that_is_refused_is_an_error(
+    cluster: FakeCluster, converge: Converge
+) -> None:
+    cluster.passwords["admin"] = "another"
+    assert "kafka.test:9092 refuses the password of admin" in converge()["msg"]
 
 
 def test_settings_are_compared_as_kafka_writes_them() -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import nspawn_nodes
 import pytest
-from nspawn_nodes import cgroups, contents, machines, network, root_image, states, system
+from conftest import RunModule, load_module
+from nspawn_nodes import cgroups, contents, machines, network, root_image, spec, states, system
 from nspawn_nodes.spec import Node, Spec, faults
 from nspawn_nodes.system import NodeError
 
@@ -371,3 +376,158 @@ class TestOwner:
         with pytest.raises(NodeError, match="left alone"):
             states.absent(spec, states.Report(check=False))
         assert (spec.state_folder / "thesis.txt").exists()
+
+
+class FakeSystemd:
+    """Manages two running machines. `commands` are those that change something."""
+
+    def __init__(self) -> None:
+        # How often each unit is asked for, after its stop, until it has ended.
+        self.stopping: dict[str, int] = {}
+        self.ended: set[str] = set()
+        self.asks = 3
+        self.commands: list[str] = []
+
+    def run(self, command: Sequence[str], *_: object, **__: object) -> str:
+        unit = command[-1]
+        if command[1] == "show":
+            if unit in self.stopping:
+                self.stopping[unit] -= 1
+                if self.stopping[unit] <= 0:
+                    self.ended.add(unit)
+            return "inactive" if unit in self.ended else "active"
+        self.commands.append(f"{command[1]} {unit}")
+        if command[1] == "kill":
+            self.ended.add(unit)
+        elif unit not in self.ended:
+            self.stopping[unit] = self.asks
+        return ""
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch) -> FakeSystemd:
+    fake = FakeSystemd()
+    monkeypatch.setattr(machines, "systemd_manages", lambda: True)
+    monkeypatch.setattr(machines, "run", fake.run)
+    monkeypatch.setattr(machines, "succeeds", fake.run)
+    monkeypatch.setattr(network, "exists", lambda _spec: True)
+    monkeypatch.setattr(network, "down", lambda _spec: fake.commands.append("network down"))
+    monkeypatch.setattr(network, "remove_cable", lambda *_: None)
+    return fake
+
+
+class TestStop:
+    def test_machines_power_off_in_order(self, make_spec: MakeSpec, systemd: FakeSystemd) -> None:
+        made, report = make_spec(), states.Report(check=False)
+        (made.state_folder / "t-db").mkdir(parents=True)
+        states.stopped(made, report)
+        units = [machines.unit(one) for one in made.nodes]
+        assert systemd.commands == [*(f"stop {unit}" for unit in units), "network down"]
+        assert systemd.ended == set(units)
+        assert report.actions == [
+            *("Power off the machine t-db", "Power off the machine t-web"),
+            "Remove the network ts-test-none",
+        ]
+        assert report.warnings == []
+        assert (made.state_folder / "t-db").exists()
+
+    def test_machine_that_does_not_end_is_killed_and_named(
+        self, make_spec: MakeSpec, systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(states, "POWER_OFF_SECONDS", 0.3)
+        systemd.asks = 1000
+        made, report = make_spec(), states.Report(check=False)
+        states.stopped(made, report)
+        assert [command.split()[0] for command in systemd.commands[:3]] == ["stop", "stop", "kill"]
+        assert report.warnings == [
+            f"{name} did not power off within 0.3 s: it was killed." for name in ("t-db", "t-web")
+        ]
+
+    def test_check_mode_stops_nothing_and_says_what_it_would(
+        self, make_spec: MakeSpec, systemd: FakeSystemd
+    ) -> None:
+        would, did = states.Report(check=True), states.Report(check=False)
+        states.stopped(make_spec(), would)
+        assert systemd.commands == []
+        states.stopped(make_spec(), did)
+        assert would.actions == did.actions
+
+    def test_supervisor_is_asked_to_end(self, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+        script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+        with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            monkeypatch.setattr(machines, "systemd_manages", lambda: False)
+            monkeypatch.setattr(
+                machines, "supervisor", lambda *_: process.pid if process.poll() is None else None
+            )
+            try:
+                assert machines.stop(make_spec(), make_spec().nodes[:1], patience=10) == []
+                assert process.returncode == 7
+            finally:
+                process.kill()
+
+
+class TestModule:
+    @pytest.fixture
+    def call(
+        self, make_spec: MakeSpec, run_module: RunModule, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., dict[str, Any]]:
+        """Return a function that runs the module in a state."""
+        # Ansible puts the role's module_utils there.
+        package = "ansible.module_utils.nspawn_nodes"
+        monkeypatch.setitem(sys.modules, package, nspawn_nodes)
+        for name, part in (("states", states), ("spec", spec), ("system", system)):
+            monkeypatch.setitem(sys.modules, f"{package}.{name}", part)
+        module, made = load_module("local_node", "local_node"), make_spec()
+
+        def run(state: str, check_mode: bool = False) -> dict[str, Any]:
+            parameters = {
+
+                    "state": state,
+                    "nodes": {"db.test.internal": "10.9.0.11", "web.test.internal": "10.9.0.12"}
+                ,
+                "machine_prefix": "t-", "bridge": made.bridge, "gateway": "10.9.0.1/24",
+                "state_folder": str(made.state_folder), "cache_folder": str(made.cache_folder),
+                "ssh_folder": str(made.ssh_folder), "work_tree": str(made.work_tree),
+                "role_folder": str(made.role_folder), "suite": "bookworm", "packages": ["systemd"],
+            }
+            return run_module(module, parameters, check_mode)
+
+        return run
+
+    def test_stop_keeps_the_data(
+        self, call: Callable[..., dict[str, Any]], make_spec: MakeSpec, systemd: FakeSystemd
+    ) -> None:
+        kept = make_spec().state_folder / "t-db/root"
+        kept.mkdir(parents=True)
+        answer = call("stopped")
+        assert answer["changed"]
+        assert answer["actions"][0] == "Power off the machine t-db"
+        assert len(systemd.ended) == 2
+        assert kept.exists()
+
+    @pytest.mark.parametrize("state", ["started", "stopped", "absent"])
+    def test_check_mode_does_nothing(
+        self,
+        call: Callable[..., dict[str, Any]],
+        make_spec: MakeSpec,
+        systemd: FakeSystemd,
+        monkeypatch: pytest.MonkeyPatch,
+        state: str,
+    ) -> None:
+        monkeypatch.setattr(network, "is_up", lambda _spec: False)
+        (make_spec().state_folder / "t-db").mkdir(parents=True)
+        (make_spec().state_folder / "owner").write_text(str(make_spec().work_tree))
+        assert call(state, check_mode=True)["changed"]
+        assert systemd.commands == []
+        assert (make_spec().state_folder / "t-db").exists()
+
+    def test_fault_is_a_failure_with_its_message(
+        self, call: Callable[..., dict[str, Any]], make_spec: MakeSpec, tmp_path: Path
+    ) -> None:
+        make_spec().state_folder.mkdir(parents=True)
+        (make_spec().state_folder / "owner").write_text(str(tmp_path))
+        answer = call("stopped")
+        assert answer["failed"]
+        assert "belong to another work tree" in answer["msg"]
