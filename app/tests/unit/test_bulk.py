@@ -160,19 +160,19 @@ def test_others_have_their_turn(content_type: str, body: bytes) -> None:
         done = asyncio.Event()
 
         async def tick() -> None:
-            last = time.perf_counter()
+            last = time.thread_time()
             ended = False
             while not ended:
                 ended = done.is_set()
                 await asyncio.sleep(0)
-                now = time.perf_counter()
+                now = time.thread_time()
                 gaps.append(now - last)
                 last = now
 
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(40_000):
             _PIECE.match("2009-09-28")
-        piece = time.perf_counter() - started
+        piece = time.thread_time() - started
         ticking = asyncio.create_task(tick())
         with contextlib.suppress(Problem):
             await bulk.read(request_of(body, content_type))
@@ -180,5 +180,5 @@ def test_others_have_their_turn(content_type: str, body: bytes) -> None:
         await ticking
         return max(gaps), piece
 
-    # Several attempts, as the machine has other things to do; the piece takes 6 to 25 ms.
-    assert any(gap < piece for gap, piece in (asyncio.run(longest()) for _ in range(8)))
+    # In time of the processor, as the machine has other things to do: the piece takes 6 to 25 ms of it.
+    assert any(gap < piece for gap, piece in (asyncio.run(longest()) for _ in range(5)))
