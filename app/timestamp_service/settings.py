@@ -13,6 +13,9 @@ from typing import Any
 
 Environment = Mapping[str, str]
 
+# Nothing else, such as user:password@: the library quotes brokers in its errors, which are logged.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -241,20 +244,24 @@ def _kafka(environment: Environment) -> Kafka:
     brokers = _text(environment, "KAFKA_BROKER")
     for broker in brokers.split(","):
         host, colon, port = broker.strip().rpartition(":")
-        if not host or not colon or not _is_port(port):
+        if _HOST.fullmatch(host) is None or not colon or not _is_port(port):
             raise SettingError("KAFKA_BROKER", "must be host:port, or several separated by commas")
     protocol = environment.get("KAFKA_SECURITY_PROTOCOL") or "PLAINTEXT"
     protocols = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
     if protocol not in protocols:
         raise SettingError("KAFKA_SECURITY_PROTOCOL", f"must be one of {', '.join(protocols)}")
     sasl = protocol.startswith("SASL_")
+    mechanism = environment.get("KAFKA_SASL_MECHANISM") or "SCRAM-SHA-512"
+    mechanisms = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    if mechanism not in mechanisms:
+        raise SettingError("KAFKA_SASL_MECHANISM", f"must be one of {', '.join(mechanisms)}")
     ca_file = environment.get("KAFKA_CA_FILE") or None
     if ca_file is not None and not Path(ca_file).is_file():
         raise SettingError("KAFKA_CA_FILE", "is not an existing file")
     return Kafka(
         brokers=brokers,
         protocol=protocol,
-        mechanism=environment.get("KAFKA_SASL_MECHANISM") or "SCRAM-SHA-512",
+        mechanism=mechanism,
         username=_text(environment, "KAFKA_USERNAME") if sasl else None,
         password=_secret(environment, "KAFKA_PASSWORD") if sasl else None,
         ca_file=ca_file,

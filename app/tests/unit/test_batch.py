@@ -4,12 +4,12 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.fake_topic import UnreadableHeaders, message
+from tests.unit.fake_topic import APPENDED, UnreadableHeaders, message
 from timestamp_service.consumer.batch import Batch, TracedRecord
 from timestamp_service.correlation import Correlation
 from timestamp_service.kafka import messages
 from timestamp_service.kafka.dead_letters import dead_letter_headers
-from timestamp_service.kafka.messages import Command
+from timestamp_service.kafka.messages import Command, Headers
 
 CREATED_AT = "2023-11-14T22:13:20.12Z"
 
@@ -47,6 +47,46 @@ def test_a_bad_message_stays_as_it_was() -> None:
         ("source.partition", b"3"),
         ("source.offset", b"41"),
     ]
+
+
+def test_each_record_has_the_correlation_of_its_own_request() -> None:
+    def headers(number: int) -> Headers:
+        return [("correlationId", identifier(number).encode())]
+
+    batch = Batch()
+    # Messages of one bulk share it; what follows must not.
+    sent: list[Headers] = [
+        headers(91),
+        headers(91),
+        [],
+        headers(92),
+        [("correlationId", b"none")],
+        headers(93),
+    ]
+    batch.add([message(good(number), 0, number, own) for number, own in enumerate(sent)])
+    batch.add([message(good(6), 0, 6, headers(94))])
+    assert [record.correlation and record.correlation.identifier for record in batch.records.values()] == [
+        identifier(91),
+        identifier(91),
+        None,
+        identifier(92),
+        None,
+        identifier(93),
+        identifier(94),
+    ]
+
+
+def test_each_record_has_the_time_of_its_own_message() -> None:
+    batch = Batch()
+    times = [APPENDED, APPENDED, APPENDED + 1, APPENDED]
+    batch.add(
+        [
+            message(good(number), 0, number, timestamp=(TIMESTAMP_LOG_APPEND_TIME, time))
+            for number, time in enumerate(times)
+        ]
+    )
+    assert [record.created_at[19:] for record in batch.records.values()] == [".12Z", ".12Z", ".121Z", ".12Z"]
+    assert batch.oldest_ms == APPENDED
 
 
 def test_a_header_whose_name_is_not_utf_8_stops_nothing() -> None:
