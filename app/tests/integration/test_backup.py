@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Message as KafkaMessage
 from confluent_kafka import TopicPartition
 
+from tests.integration import raw_headers
 from tests.integration.processes import until
 from tests.integration.service import Running, Service, World
 from tests.integration.test_consumer import BAD, Message, command, start
@@ -110,6 +111,25 @@ def test_the_log_comes_back_as_it_was(world: World, tmp_path: Path) -> None:
     assert kinds == {2}
     # And the backup goes on with what has come since.
     assert backup(world, folder)["messages"] == 1
+
+
+def test_a_header_whose_name_is_not_utf_8_stops_nothing(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "backup"
+    headers = [(b"correlationId", b"01890a5d-ac96-774b-bcce-b302099a8057"), (b"\xff", b"v")]
+    # Many: the interpreter treats a call that it has made often in another way.
+    good = [(key or b"", value or b"") for key, value, _ in map(command, range(100))]
+    bad = [(key, b"not json") for key, _ in good]
+    raw_headers.produce(world.kafka.bootstrap, world.topic, [*good, *bad], headers)
+    with pytest.raises((UnicodeDecodeError, SystemError)):
+        world.read_topic(world.topic)[0].headers()
+    start(world)
+    until("all is written", lambda: sum(world.committed().values()) == 200)
+    assert world.row_count() == 100
+    letters = world.read_topic(world.dead_letter_topic)
+    assert {(letter.key(), letter.value()) for letter in letters} == set(bad)
+    assert {letter.headers()[0] for letter in letters} == {("omitted", b"headers")}
+    assert backup(world, folder)["messages"] == 300
+    assert backup(world, folder)["messages"] == 0
 
 
 def test_only_what_is_new_is_saved(world: World, tmp_path: Path) -> None:

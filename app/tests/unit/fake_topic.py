@@ -15,8 +15,10 @@ class UnreadableHeaders(Message):
 
     def headers(self) -> Headers:
         """Fail as the library does."""
-        b"\xff".decode()
-        return []
+        try:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        except UnicodeDecodeError as error:
+            raise SystemError("returned a result with an exception set") from error
 
 
 def message(

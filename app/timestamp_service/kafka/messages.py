@@ -1,5 +1,6 @@
 """The messages of the topic: JSON objects with the id of a command and its instant."""
 
+import operator
 import re
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ _OWN_FORM = re.compile(
     r'\{"command_id": "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", '
     rf'"event_timestamp": "({instants.PLAIN})"\}}'
 )
+
+
+# If a name is not UTF-8, the library sets an exception and returns a result all the same. The interpreter
+# makes a SystemError of it only where C makes the call: a call in a hot loop is not checked, and the
+# exception would be raised somewhere later.
+_read_headers = operator.methodcaller("headers")
 
 
 class MalformedError(ValueError):
@@ -81,8 +88,10 @@ def _fields(value: bytes) -> tuple[str, str]:
 def headers(message: Message) -> Headers:
     """Return the headers of `message`; only `OMITTED_HEADERS` if the name of one is not UTF-8."""
     try:
-        present = message.headers()
-    except UnicodeDecodeError:
+        present = _read_headers(message)
+    except (UnicodeDecodeError, SystemError) as error:
+        if isinstance(error, SystemError) and not isinstance(error.__cause__, UnicodeDecodeError):
+            raise
         # The library gives none of the headers then, and cannot send such a name. The log keeps the message.
         return [OMITTED_HEADERS]
     # Its type allows a dictionary too, which the library only takes and never gives.
