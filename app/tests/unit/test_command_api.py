@@ -62,7 +62,7 @@ def run(
             assert isinstance(fake, FakeProducer)
             await scenario(backend, api, fake)
 
-    asyncio.run(asyncio.wait_for(live(), 30))
+    asyncio.run(asyncio.wait_for(live(), 15))
 
 
 async def until_sent(fake: FakeProducer, messages: int) -> list[str]:
