@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError
 
 
 class FakeProducer:
-    """Acknowledges what the test says, when it is polled. It knows three partitions."""
+    """Acknowledges what the test says, when it is polled. It knows the twelve partitions of a new topic."""
 
     def __init__(self, _config: dict[str, Any]) -> None:
         self.sent: list[tuple[str, int, Any]] = []
@@ -17,7 +17,7 @@ class FakeProducer:
         self.polls = 0
 
     def list_topics(self, topic: str, timeout: float) -> Any:
-        partitions = {number: SimpleNamespace(id=number, leader=1) for number in range(3)}
+        partitions = {number: SimpleNamespace(id=number, leader=1) for number in range(12)}
         return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions=partitions)})
 
     def produce(
