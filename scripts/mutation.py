@@ -24,6 +24,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 CHANGES = PROJECT / "tests/mutations.toml"
 # The share of the changes that must be noticed.
 FLOOR = 0.8
+TRIES = 3
 # A test that hangs notices the change too.
 TEST_SECONDS = 120
 
@@ -105,23 +106,25 @@ def judge(trees: queue.SimpleQueue[Path], change: Change) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Judge the changes and print the shares; returns 1 when too few are noticed."""
+    """Judge the changes and print the shares; returns 1 when too few are noticed, or a test fails anyway."""
     parser = argparse.ArgumentParser(prog="python -m scripts.mutation", description=__doc__)
     parser.add_argument("--only", default="", help="only changes of files whose path contains this")
     options = parser.parse_args(arguments)
     changes = [change for change in read_changes() if options.only in change.file]
     copies = os.cpu_count() or 1
+    failing = False
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     with tempfile.TemporaryDirectory(prefix="timestamp-mutation-") as temporary:
         trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
         for number in range(copies):
             copy_tree(Path(temporary) / str(number))
             trees.put(Path(temporary) / str(number))
-        # A test that fails anyway would notice everything.
+        # A test that fails anyway would notice everything; one that measures time may fail once.
         for tests in sorted({change.tests for change in changes}):
-            if not run_tests(Path(temporary) / "0", tests):
-                print(f"{' '.join(tests)} fail without any change", file=sys.stderr)
-                return 1
+            if not any(run_tests(Path(temporary) / "0", tests) for _ in range(TRIES)):
+                print(f"failing  without any change: {' '.join(tests)}", flush=True)
+                changes = [change for change in changes if change.tests != tests]
+                failing = True
         with ThreadPoolExecutor(copies) as pool:
             for change, judged in zip(changes, pool.map(partial(judge, trees), changes), strict=True):
                 print(f"{judged:8} {change.file}: {change.wrong}", flush=True)
@@ -133,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     noticed = sum(count[0] for count in counts.values())
     share = noticed / max(1, len(changes))
     print(f"Noticed {noticed} of {len(changes)}: {share:.2f} (at least {FLOOR})")
-    return 0 if share >= FLOOR else 1
+    return 0 if share >= FLOOR and not failing else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
+from tests.unit.fake_producer import FakeProducer, until
 from timestamp_service import settings
 from timestamp_service.command import acknowledgements, publisher
 from timestamp_service.command.acknowledgements import Deadlines, DeliveryCallback, NotPublishedError
@@ -29,42 +30,6 @@ CONFIG = settings.read_command(
 LATE = KafkaError(KafkaError._MSG_TIMED_OUT)
 
 
-class FakeProducer:
-    """Acknowledges what the test says, when it is polled."""
-
-    def __init__(self, _config: dict[str, Any]) -> None:
-        self.sent: list[tuple[str, int, Any]] = []
-        self.due: list[tuple[Any, KafkaError | None]] = []
-        self.polls = 0
-
-    def produce(
-        self, _topic: str, _value: bytes, key: str, *, partition: int, on_delivery: Any, headers: Any
-    ) -> None:
-        self.sent.append((key, partition, on_delivery))
-
-    def acknowledge(self, *keys: str, error: KafkaError | None = None) -> None:
-        """Let the messages of these keys, or all, be acknowledged at the next poll."""
-        self.due += [(report, error) for key, _, report in self.sent if not keys or key in keys]
-        self.sent = [entry for entry in self.sent if keys and entry[0] not in keys]
-
-    def poll(self, _seconds: float) -> int:
-        self.polls += 1
-        due, self.due = self.due, []
-        for number, (report, error) in enumerate(due):
-            try:
-                report(error, None)
-            except BaseException:
-                # As the library does: what was not called yet is called at the next poll.
-                self.due = due[number + 1 :]
-                raise
-        return len(due)
-
-    def flush(self, _seconds: float) -> int:
-        self.acknowledge()
-        self.poll(0)
-        return 0
-
-
 def run(
     monkeypatch: pytest.MonkeyPatch,
     scenario: Callable[[Publisher, FakeProducer], Awaitable[None]],
@@ -82,14 +47,6 @@ def run(
         await made.close()
 
     asyncio.run(asyncio.wait_for(live(), 30))
-
-
-async def until(holds: Callable[[], object]) -> None:
-    for _ in range(20_000):
-        if holds():
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError("it does not come to this")
 
 
 def test_without_a_broker_nothing_is_accepted() -> None:
@@ -352,3 +309,27 @@ def test_another_number_of_partitions_ends_the_service(
     asyncio.run(scenario())
     assert codes == ([78] if ends else [])
     assert [f"t has {number} partitions" in line.decode() for line in lines] == ([True] if ends else [])
+
+
+def test_the_end_waits_for_all_that_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[bool] = []
+
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        made.send("a", b"", [], outcomes.append)
+        made.send("b", b"", [], outcomes.append)
+        # The second is held: it is sent at the end.
+        assert [key for key, _, _ in fake.sent] == ["a"]
+
+    run(monkeypatch, scenario)
+    assert outcomes == [True, True]
+
+
+def test_what_is_on_its_way_beyond_the_end_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[bytes] = []
+
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        made.send("a", b"", [], lambda _acknowledged: None)
+        monkeypatch.setattr(fake, "flush", lambda seconds: 1 if seconds == 1 else 0)
+
+    run(monkeypatch, scenario, lines.append)
+    assert b'"not_flushed"' in lines[-1]
