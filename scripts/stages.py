@@ -123,7 +123,9 @@ def summary(stages: Sequence[Stage], not_run: Sequence[str] = ()) -> str:
     if failed:
         lines += ["Failed tests:", *failed]
     total = sum((stage.tests for stage in stages), Results())
-    closing = f"{total.passed} passed, {len(total.failed)} failed"
+    # A stage may fail without a test: lint, a playbook.
+    others = sum(not stage.passed and not stage.tests.failed for stage in stages)
+    closing = f"{total.passed} passed, {len(total.failed) + others} failed"
     return "\n".join([*lines, closing + (f", {total.skipped} skipped" if total.skipped else "")])
 
 

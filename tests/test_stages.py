@@ -92,7 +92,7 @@ class TestSummary:
     def test_a_stage_without_results_says_where_to_look(self) -> None:
         text = stages.summary([Stage("lint", 1, 2, Results())])
         assert "no test failed: the reason is in the output above (exit status 2)" in text
-        assert text.endswith("\n0 passed, 0 failed")
+        assert text.endswith("\n0 passed, 1 failed")
 
 
 class TestRun:
@@ -119,7 +119,7 @@ class TestRun:
         assert "\nwell\n" in shown
         assert "FAILED  broken\n" in shown
         assert "passed  sound WORD=well\n" in shown
-        assert shown.endswith("\n0 passed, 0 failed\n")
+        assert shown.endswith("\n0 passed, 1 failed\n")
 
     def test_success_is_exit_status_0(self, makefile: Path) -> None:
         makefile.write_text("sound:\n\t@true\n")
