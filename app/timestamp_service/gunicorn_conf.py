@@ -3,10 +3,11 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from typing import Any
 
-from timestamp_service.runtime import systemd
+from timestamp_service.runtime import ending, systemd
 from timestamp_service.runtime.start import read_settings
 from timestamp_service.settings import read_server
 
@@ -59,3 +60,6 @@ def on_exit(_server: Any) -> None:
     """Notify systemd that the master ends, whatever the reason."""
     systemd.from_environment(os.environ).stopping()
     shutil.rmtree(_metrics_folder, ignore_errors=True)
+    # Else gunicorn exits with 0 after SIGTERM.
+    if ending.exit_code():
+        sys.exit(ending.exit_code())

@@ -13,6 +13,9 @@ from typing import Any
 
 Environment = Mapping[str, str]
 
+# Nothing else, such as user:password@: the library quotes brokers in its errors, which are logged.
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -86,6 +89,7 @@ class Command:
     server: Server
     kafka: Kafka
     topic: str
+    partitions: int
     acknowledge_seconds: float
     in_flight_max: int
 
@@ -97,6 +101,7 @@ class Consumer:
     server: Server
     kafka: Kafka
     topic: str
+    partitions: int
     dead_letter_topic: str
     group_id: str
     group_instance_id: str | None
@@ -121,6 +126,7 @@ class Rebuild:
     log_level: int
     kafka: Kafka
     topic: str
+    partitions: int
     dead_letter_topic: str
     group_id: str
     database: Database
@@ -139,6 +145,7 @@ class Backup:
     log_level: int
     kafka: Kafka
     topic: str
+    partitions: int
     dead_letter_topic: str
     folder: str
 
@@ -149,6 +156,7 @@ def read_command(environment: Environment) -> Command:
         server=read_server(environment),
         kafka=_kafka(environment),
         topic=_topic(environment, "KAFKA_PUBLISH_TOPIC"),
+        partitions=_partitions(environment),
         acknowledge_seconds=_number(environment, "KAFKA_ACKNOWLEDGE_SECONDS", 5, 1, 300),
         in_flight_max=_integer(environment, "KAFKA_IN_FLIGHT_MAX", 10_000, 1, 1_000_000),
     )
@@ -162,6 +170,7 @@ def read_consumer(environment: Environment) -> Consumer:
         server=server,
         kafka=_kafka(environment),
         topic=topic,
+        partitions=_partitions(environment),
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         group_id=_text(environment, "KAFKA_GROUP_ID"),
         group_instance_id=environment.get("KAFKA_GROUP_INSTANCE_ID") or None,
@@ -187,6 +196,7 @@ def read_rebuild(environment: Environment) -> Rebuild:
         log_level=read_log_level(environment),
         kafka=_kafka(environment),
         topic=topic,
+        partitions=_partitions(environment),
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         group_id=f"{_text(environment, 'KAFKA_GROUP_ID')}-rebuild",
         database=read_database(environment),
@@ -206,6 +216,7 @@ def read_backup(environment: Environment) -> Backup:
         log_level=read_log_level(environment),
         kafka=_kafka(environment),
         topic=topic,
+        partitions=_partitions(environment),
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         folder=folder,
     )
@@ -233,20 +244,24 @@ def _kafka(environment: Environment) -> Kafka:
     brokers = _text(environment, "KAFKA_BROKER")
     for broker in brokers.split(","):
         host, colon, port = broker.strip().rpartition(":")
-        if not host or not colon or not _is_port(port):
+        if _HOST.fullmatch(host) is None or not colon or not _is_port(port):
             raise SettingError("KAFKA_BROKER", "must be host:port, or several separated by commas")
     protocol = environment.get("KAFKA_SECURITY_PROTOCOL") or "PLAINTEXT"
     protocols = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
     if protocol not in protocols:
         raise SettingError("KAFKA_SECURITY_PROTOCOL", f"must be one of {', '.join(protocols)}")
     sasl = protocol.startswith("SASL_")
+    mechanism = environment.get("KAFKA_SASL_MECHANISM") or "SCRAM-SHA-512"
+    mechanisms = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+    if mechanism not in mechanisms:
+        raise SettingError("KAFKA_SASL_MECHANISM", f"must be one of {', '.join(mechanisms)}")
     ca_file = environment.get("KAFKA_CA_FILE") or None
     if ca_file is not None and not Path(ca_file).is_file():
         raise SettingError("KAFKA_CA_FILE", "is not an existing file")
     return Kafka(
         brokers=brokers,
         protocol=protocol,
-        mechanism=environment.get("KAFKA_SASL_MECHANISM") or "SCRAM-SHA-512",
+        mechanism=mechanism,
         username=_text(environment, "KAFKA_USERNAME") if sasl else None,
         password=_secret(environment, "KAFKA_PASSWORD") if sasl else None,
         ca_file=ca_file,
@@ -300,6 +315,11 @@ def _topic(environment: Environment, name: str, default: str | None = None) -> s
             name, "must be the name of a Kafka topic: 1 to 249 of A-Z, a-z, 0-9, dot, underscore and hyphen"
         )
     return topic
+
+
+def _partitions(environment: Environment) -> int:
+    """Read the number of the topic's partitions, which is chosen when the topic is created."""
+    return _integer(environment, "KAFKA_PARTITIONS", 12, 1, 10_000)
 
 
 def _secret(environment: Environment, name: str, *, required: bool = True) -> str | None:

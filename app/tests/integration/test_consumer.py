@@ -1,6 +1,7 @@
 import json
 import signal
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,32 @@ def test_bad_messages_become_dead_letters_and_block_nothing(world: World) -> Non
     lines = consumer.events("dead_letter")
     assert len(lines) == len(BAD)
     assert "01890a5d-ac96-774b-bcce-b302099a8057" in [line.get("correlationId") for line in lines]
+
+
+def test_readiness_names_the_dead_letter_topic(bare_world: World) -> None:
+    world = bare_world
+    world.kafka.make_topic(world.topic, 12, {"message.timestamp.type": "LogAppendTime"})
+    world.make_database()
+    consumer = start(world)
+    world.produce([(b"key", b"not json", [])])
+    until("it is not ready", lambda: consumer.status("/ready") == 503, 40)
+    assert "dead-letter topic" in consumer.ask("GET", "/ready").json()["detail"]
+    assert not any(world.committed().values())
+    world.kafka.make_topic(world.dead_letter_topic, 1, {})
+    consumer.wait_until_ready()
+    until("the dead letter is there", lambda: len(world.read_topic(world.dead_letter_topic)) == 1)
+
+
+def test_large_messages_do_not_take_the_memory(world: World) -> None:
+    size, count = 1_000_000, 600
+    for _ in range(0, count, 20):
+        world.produce([(None, b"x" * size, [])] * 20)
+    consumer = start(world)
+    until("all are dead letters", lambda: sum(world.committed().values()) == count, 120)
+    status = Path(f"/proc/{consumer.process.pid}/status").read_text()
+    (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    # The unit's limit.
+    assert peak < 384 * 1024, peak
 
 
 def test_offsets_are_committed_once_rows_are_written(world: World) -> None:

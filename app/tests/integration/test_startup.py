@@ -2,6 +2,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,35 @@ def test_a_bad_setting_ends_the_start_with_one_line(
     assert len(lines) == 1
     assert '"event":"bad_setting"' in lines[0]
     assert f'"message":"{name} ' in lines[0]
+
+
+@pytest.mark.parametrize("process", ["command", "consumer", "rebuild", "backup", "restore"])
+def test_another_number_of_partitions_ends_the_process_with_one_line(
+    bare_world: World, tmp_path: Path, process: str
+) -> None:
+    world = bare_world
+    world.make_database()
+    begin: dict[str, Callable[[], Service]] = {
+        "command": partial(world.start_command, WORKERS="2"),
+        "consumer": world.start_consumer,
+        "rebuild": world.start_rebuild,
+        "backup": partial(world.start_backup, "backup", tmp_path),
+        "restore": partial(world.start_backup, "restore", tmp_path),
+    }
+    if process in ("command", "consumer"):
+        # It starts, is not ready, and goes on looking.
+        service = begin[process]()
+        service.wait_until_serving()
+        assert service.status("/ready") == 503
+    for topic in (world.topic, world.dead_letter_topic):
+        world.kafka.make_topic(topic, 3, {})
+    if process not in ("command", "consumer"):
+        service = begin[process]()
+    assert service.process.wait(30) == 78, service.process.tail()
+    (line,) = service.events("wrong_partitions")
+    assert line["message"].startswith(f"{world.topic} has 3 partitions, but KAFKA_PARTITIONS is 12.")
+    if process in ("command", "consumer"):
+        assert not any("READY=1" in state for state in service.notifications())
 
 
 # It hands two sockets over as the descriptors 3 and 4, and names the process that they are for.

@@ -1,6 +1,10 @@
 """The form of a backup: lines, files and manifest."""
 
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE, Message
@@ -52,7 +56,9 @@ def write(folder: Path, partition: int, first: int, count: int) -> File:
     writer = files.Writer(folder, "topic", partition, first)
     for offset in range(first, first + count):
         writer.add(SavedMessage(offset, 1, b"key", str(offset).encode(), []))
-    return writer.finish()
+    file = writer.finish()
+    files.publish(folder, file)
+    return file
 
 
 def test_a_file_gives_back_what_was_written_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -108,3 +114,80 @@ def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     manifest.write(tmp_path, Manifest({"topic": 1}, (outside,)))
     with pytest.raises(BackupError, match="a name that does not fit"):
         manifest.read(tmp_path)
+
+
+def rewrite_manifest(folder: Path, **changes: object) -> None:
+    """Change a manifest, and give it the checksum that fits."""
+    path = folder / manifest.NAME
+    fields = json.loads(path.read_text()) | changes
+    del fields["sha256"]
+    path.write_text(json.dumps({**fields, "sha256": manifest._digest(fields)}))
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+    manifest.write(tmp_path, Manifest({"topic": 1}))
+    rewrite_manifest(tmp_path)
+    assert manifest.read(tmp_path) == Manifest({"topic": 1})
+    rewrite_manifest(tmp_path, version=2)
+    with pytest.raises(BackupError, match="is of version 2, which this release does not know"):
+        manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"partition": 1}, "is of a partition that is not listed"),
+        ({"partition": -1}, "is of a partition that is not listed"),
+        ({"topic": "other"}, "is of a partition that is not listed"),
+        ({"sha256": ""}, "has no checksum"),
+        ({"content_sha256": "f" * 63}, "has no checksum"),
+        ({"first": 1}, "has a name that does not fit"),
+        ({"next": 0}, r"topic\[0\] has a gap"),
+    ],
+)
+def test_a_manifest_that_lists_what_cannot_be_is_refused(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    manifest.write(tmp_path, Manifest({"topic": 1}, (replace(write(tmp_path, 0, 0, 3), **changes),)))
+    with pytest.raises(BackupError, match=reason):
+        manifest.read(tmp_path)
+
+
+def test_a_file_that_lacks_messages_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, 0, 0, 3)
+    other = replace(write(tmp_path, 0, 5, 3), first=4)
+    for changed, reason in (
+        (replace(file, next=4), "it does not hold the messages that were saved"),
+        (replace(file, next=2), "it does not hold the messages that were saved"),
+        (replace(file, content_sha256="0" * 64), "it does not hold the messages that were saved"),
+        (other, "has a gap at offset 4"),
+    ):
+        with pytest.raises(BackupError, match=reason):
+            list(files.read(tmp_path, changed))
+
+
+def test_all_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, Path.replace
+
+    def record_fsync(descriptor: int) -> None:
+        done.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def record_rename(path: Path, target: Path) -> Path:
+        done.append(("rename", target.name))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record_rename)
+    file = write(tmp_path, 0, 0, 3)
+    assert done == [("fsync", f"{file.name}.part"), ("rename", file.name)]
+    done.clear()
+    manifest.write(tmp_path, Manifest({"topic": 1}, (file,)))
+    # The names of the files, then the manifest, then its name.
+    assert done == [
+        ("fsync", tmp_path.name),
+        ("fsync", f"{manifest.NAME}.part"),
+        ("rename", manifest.NAME),
+        ("fsync", tmp_path.name),
+    ]

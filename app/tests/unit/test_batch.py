@@ -1,31 +1,21 @@
 import uuid
 
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE, Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, TIMESTAMP_NOT_AVAILABLE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.fake_topic import APPENDED, UnreadableHeaders, message
 from timestamp_service.consumer.batch import Batch, TracedRecord
 from timestamp_service.correlation import Correlation
 from timestamp_service.kafka import messages
 from timestamp_service.kafka.dead_letters import dead_letter_headers
 from timestamp_service.kafka.messages import Command, Headers
 
-APPENDED = 1_700_000_000_120
 CREATED_AT = "2023-11-14T22:13:20.12Z"
 
 
 def identifier(number: int) -> str:
     return str(uuid.UUID(int=number))
-
-
-def message(
-    value: bytes | None,
-    partition: int = 0,
-    offset: int = 0,
-    headers: Headers | None = None,
-    timestamp: tuple[int, int] = (TIMESTAMP_LOG_APPEND_TIME, APPENDED),
-) -> Message:
-    return Message("topic", partition, offset, b"key", value, headers or [], None, timestamp)
 
 
 def good(number: int, year: int = 2009) -> bytes:
@@ -49,6 +39,7 @@ def test_a_bad_message_stays_as_it_was() -> None:
     assert batch.next_offsets == {3: 42}
     bad = batch.bad[0]
     assert (bad.key, bad.value, bad.headers) == (b"key", b"nonsense", [("h", b"\xff"), ("h", None)])
+    assert batch.bytes == len("nonsense" + "key" + "h" + "h") + 1
     assert dead_letter_headers(bad) == [
         ("h", b"\xff"),
         ("h", None),
@@ -56,6 +47,54 @@ def test_a_bad_message_stays_as_it_was() -> None:
         ("source.partition", b"3"),
         ("source.offset", b"41"),
     ]
+
+
+def test_each_record_has_the_correlation_of_its_own_request() -> None:
+    def headers(number: int) -> Headers:
+        return [("correlationId", identifier(number).encode())]
+
+    batch = Batch()
+    # Messages of one bulk share it; what follows must not.
+    sent: list[Headers] = [
+        headers(91),
+        headers(91),
+        [],
+        headers(92),
+        [("correlationId", b"none")],
+        headers(93),
+    ]
+    batch.add([message(good(number), 0, number, own) for number, own in enumerate(sent)])
+    batch.add([message(good(6), 0, 6, headers(94))])
+    assert [record.correlation and record.correlation.identifier for record in batch.records.values()] == [
+        identifier(91),
+        identifier(91),
+        None,
+        identifier(92),
+        None,
+        identifier(93),
+        identifier(94),
+    ]
+
+
+def test_each_record_has_the_time_of_its_own_message() -> None:
+    batch = Batch()
+    times = [APPENDED, APPENDED, APPENDED + 1, APPENDED]
+    batch.add(
+        [
+            message(good(number), 0, number, timestamp=(TIMESTAMP_LOG_APPEND_TIME, time))
+            for number, time in enumerate(times)
+        ]
+    )
+    assert [record.created_at[19:] for record in batch.records.values()] == [".12Z", ".12Z", ".121Z", ".12Z"]
+    assert batch.oldest_ms == APPENDED
+
+
+def test_a_header_whose_name_is_not_utf_8_stops_nothing() -> None:
+    batch = Batch()
+    batch.add([message(good(7), kind=UnreadableHeaders), message(b"", 0, 1, kind=UnreadableHeaders)])
+    assert batch.records[identifier(7)].correlation is None
+    # The library gives none of the headers. The dead letter says so: the message stays in the log.
+    assert dead_letter_headers(batch.bad[0])[0] == ("omitted", b"headers")
 
 
 def test_times_that_cannot_be_written() -> None:

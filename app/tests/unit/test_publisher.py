@@ -4,6 +4,8 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
@@ -300,3 +302,34 @@ def test_what_is_on_its_way_beyond_the_end_is_logged(monkeypatch: pytest.MonkeyP
 
     run(monkeypatch, scenario, lines.append)
     assert b'"not_flushed"' in lines[-1]
+
+
+@pytest.mark.parametrize(("number", "ends"), [(0, False), (12, False), (11, True), (13, True)])
+def test_another_number_of_partitions_ends_the_service(
+    monkeypatch: pytest.MonkeyPatch, number: int, ends: bool
+) -> None:
+    codes: list[int] = []
+    lines: list[bytes] = []
+
+    def end_service(code: int) -> bool:
+        codes.append(code)
+        return len(codes) == 1
+
+    def metadata(_topic: str, timeout: float) -> Any:
+        known = {one: SimpleNamespace(id=one, leader=1) for one in range(number)}
+        return SimpleNamespace(topics={"t": SimpleNamespace(error=None, partitions=known)})
+
+    monkeypatch.setattr(publisher, "Producer", FakeProducer)
+
+    async def scenario() -> None:
+        made = Publisher(CONFIG, Log("s", logging.INFO, lines.append), end_service=end_service)
+        monkeypatch.setattr(made._producer, "list_topics", metadata, raising=False)
+        assert await made.check() == ("kafka" if ends or not number else None)
+        if ends:
+            with pytest.raises(NotPublishedError):
+                made.publish("a", b"", [], by_key=True)
+        await made.close()
+
+    asyncio.run(scenario())
+    assert codes == ([78] if ends else [])
+    assert [f"t has {number} partitions" in line.decode() for line in lines] == ([True] if ends else [])

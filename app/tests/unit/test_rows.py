@@ -25,3 +25,9 @@ def test_both_ways_of_writing_have_the_same_values_and_columns() -> None:
 def test_ids_are_returned_on_request() -> None:
     assert "RETURNING" not in insert_statement("records")
     assert insert_statement("records", returning=True).rstrip().endswith("RETURNING id::text")
+
+
+def test_the_nanoseconds_are_the_events_alone() -> None:
+    identifier = RECORDS[0].identifier
+    read = Record.from_row(identifier, "2009-09-28 19:03:12.123456+00", 789, "2023-11-14 22:13:20.12+00")
+    assert read == RECORDS[0]

@@ -47,6 +47,17 @@ def test_consumer() -> None:
     assert "sasl.mechanism" not in read.kafka.client()
 
 
+def test_the_number_of_partitions() -> None:
+    for read, good in (
+        (settings.read_command, COMMAND),
+        (settings.read_consumer, CONSUMER),
+        (settings.read_rebuild, CONSUMER),
+        (settings.read_backup, {**CONSUMER, "BACKUP_FOLDER": "/"}),
+    ):
+        assert read(good).partitions == 12
+        assert read({**good, "KAFKA_PARTITIONS": "24"}).partitions == 24
+
+
 def test_secrets_are_not_shown() -> None:
     url = "postgresql://u:secret@10.0.0.1/timestamps"
     shown = repr(settings.read_consumer({**CONSUMER, **SASL, "DB_URL": url}))
@@ -97,10 +108,22 @@ def test_a_missing_setting_is_named(read: Read, good: dict[str, str], name: str)
         (settings.read_command, COMMAND, "KAFKA_BROKER", "10.0.0.1"),
         (settings.read_command, COMMAND, "KAFKA_BROKER", "10.0.0.1:9092,"),
         (settings.read_command, COMMAND, "KAFKA_BROKER", "10.0.0.1:x"),
+        (settings.read_command, COMMAND, "KAFKA_BROKER", "me:hunter2@10.0.0.1:9092"),
+        (settings.read_command, COMMAND, "KAFKA_BROKER", "10.0.0.1:9092,hunter2@10.0.0.1:9092"),
+        (settings.read_command, COMMAND, "KAFKA_BROKER", "hunter2://10.0.0.1:9092"),
+        (settings.read_command, COMMAND, "KAFKA_BROKER", ":9092"),
         (settings.read_command, COMMAND, "KAFKA_PUBLISH_TOPIC", "a topic"),
+        (settings.read_command, {**COMMAND, **SASL}, "KAFKA_SASL_MECHANISM", "hunter2"),
+        # Both are set.
+        (settings.read_command, {**COMMAND, **SASL}, "KAFKA_PASSWORD_FILE", "/etc/hostname"),
+        (settings.read_query, QUERY, "DB_PASSWORD_FILE", "/etc/hostname"),
         (settings.read_command, COMMAND, "KAFKA_SECURITY_PROTOCOL", "TLS"),
         (settings.read_command, COMMAND, "KAFKA_CA_FILE", "/nowhere/ca.crt"),
         (settings.read_command, COMMAND, "KAFKA_ACKNOWLEDGE_SECONDS", "soon"),
+        (settings.read_command, COMMAND, "KAFKA_PARTITIONS", "0"),
+        (settings.read_consumer, CONSUMER, "KAFKA_PARTITIONS", "10001"),
+        (settings.read_rebuild, CONSUMER, "KAFKA_PARTITIONS", "twelve"),
+        (settings.read_backup, {**CONSUMER, "BACKUP_FOLDER": "/"}, "KAFKA_PARTITIONS", "-1"),
         (settings.read_command, {**COMMAND, **SASL}, "KAFKA_PASSWORD_FILE", "/nowhere/password"),
         (settings.read_query, QUERY, "DB_URL", "10.0.0.1"),
         (settings.read_query, QUERY, "DB_URL", "host=10.0.0.1"),
@@ -116,6 +139,54 @@ def test_a_bad_setting_is_named(read: Read, good: dict[str, str], name: str, val
     # Which of two that contradict each other is named does not matter.
     assert caught.value.name.removesuffix("_FILE") == name.removesuffix("_FILE")
     assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("broker", ["kafka-1.example.com:9092", "[2001:db8::1]:9092", "a:1, b:65535"])
+def test_brokers(broker: str) -> None:
+    assert settings.read_command({**COMMAND, "KAFKA_BROKER": broker}).kafka.brokers == broker
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "name", "least", "most"),
+    [
+        (settings.read_command, COMMAND, "SERVER_PORT", 1, 65_535),
+        (settings.read_command, COMMAND, "WORKERS", 1, 256),
+        (settings.read_command, COMMAND, "KAFKA_ACKNOWLEDGE_SECONDS", 1, 300),
+        (settings.read_command, COMMAND, "KAFKA_IN_FLIGHT_MAX", 1, 1_000_000),
+        (settings.read_command, COMMAND, "KAFKA_PARTITIONS", 1, 10_000),
+        (settings.read_consumer, CONSUMER, "CONSUMER_BATCH_MAX", 1, 100_000),
+        (settings.read_query, QUERY, "DB_CONNECTIONS", 1, 100),
+        (settings.read_query, QUERY, "QUERY_WAITING_MAX", 0, 100_000),
+        (settings.read_rebuild, CONSUMER, "REBUILD_DEAD_LETTERS_SECONDS", 0, 3600),
+    ],
+)
+def test_bounds(read: Read, good: dict[str, str], name: str, least: int, most: int) -> None:
+    read({**good, name: str(least)})
+    read({**good, name: str(most)})
+    for beyond in (least - 1, most + 1):
+        with pytest.raises(SettingError, match=f"^{name} must be a (whole )?number from {least} to {most}$"):
+            read({**good, name: str(beyond)})
+
+
+@pytest.mark.parametrize("name", ["DB_PASSWORD", "KAFKA_PASSWORD"])
+def test_a_secret_that_is_given_twice_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "password"
+    file.write_text("hunter2")
+    with pytest.raises(SettingError, match=f"^{name} and {name}_FILE are both set: set one of them$"):
+        settings.read_consumer({**CONSUMER, **SASL, f"{name}_FILE": str(file)})
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+@pytest.mark.parametrize("missing", ["KAFKA_USERNAME", "KAFKA_PASSWORD"])
+def test_sasl_needs_credentials(protocol: str, missing: str) -> None:
+    for read, good in (
+        (settings.read_consumer, CONSUMER),
+        (settings.read_rebuild, CONSUMER),
+        (settings.read_backup, {**CONSUMER, "BACKUP_FOLDER": "/"}),
+    ):
+        with pytest.raises(SettingError, match=f"^{missing} is missing"):
+            read({**good, **SASL, "KAFKA_SECURITY_PROTOCOL": protocol, missing: ""})
 
 
 def test_an_empty_secret_file_is_named(tmp_path: Path) -> None:
@@ -144,6 +215,8 @@ HOLDING_A_SECRET = (
     "postgresql://host/db?hunter2",
     "postgresql://host/db?hunter2=1",
     "http://u:hunter2@host/",
+    "u:hunter2@host:9092",
+    "hunter2@host:9092",
     "hunter2\udcff",
 )
 # Whatever may be set: all of it could hold a secret, be it by mistake.
@@ -155,8 +228,10 @@ EVERY_SETTING = (
             "LOG_LEVEL",
             "WORKERS",
             "KAFKA_CA_FILE",
+            "KAFKA_SASL_MECHANISM",
             "KAFKA_ACKNOWLEDGE_SECONDS",
             "KAFKA_IN_FLIGHT_MAX",
+            "KAFKA_PARTITIONS",
             "KAFKA_PASSWORD_FILE",
         )
     ),

@@ -16,7 +16,7 @@ _LEVEL = 4
 
 
 class Writer:
-    """A file that is being written. It gets its final name only once it is complete and on the disk."""
+    """A file that is being written. Its name ends with `.part` until `publish`."""
 
     def __init__(self, folder: Path, topic: str, partition: int, first: int) -> None:
         """Create the file of `topic`[`partition`] whose first offset is `first`."""
@@ -48,7 +48,7 @@ class Writer:
         self.next = message.offset + 1
 
     def finish(self) -> File:
-        """Complete the file and give it its final name."""
+        """Complete the file and ensure that it is on the disk."""
         self._packed.close()
         self._raw.flush()
         os.fsync(self._raw.fileno())
@@ -58,7 +58,6 @@ class Writer:
             digest.update(chunk)
             size += len(chunk)
         self._raw.close()
-        (self._folder / f"{self._name}.part").replace(self._folder / self._name)
         return File(
             name=self._name,
             topic=self._topic,
@@ -75,6 +74,11 @@ class Writer:
         """Remove the unfinished file."""
         self._raw.close()
         (self._folder / f"{self._name}.part").unlink(missing_ok=True)
+
+
+def publish(folder: Path, file: File) -> None:
+    """Give a finished file its final name, by which no other run removes it."""
+    (folder / f"{file.name}.part").replace(folder / file.name)
 
 
 def read(folder: Path, file: File) -> Iterator[SavedMessage]:

@@ -2,6 +2,7 @@
 
 Fields: `offset`, `time` (ms since 1970, when the broker appended it), `key`, `value`, `headers` (a list of
 name and value). Bytes that are UTF-8 stand as a text, others as {"base64": "…"}, absent ones as null.
+Headers that the library cannot read, as the name of one is not UTF-8, are [["omitted", "headers"]].
 """
 
 import json
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
+
+from timestamp_service.kafka import messages
 
 
 class LineError(ValueError):
@@ -33,13 +36,9 @@ def from_message(message: Message) -> SavedMessage:
     kind, time = message.timestamp()
     if offset is None or kind == TIMESTAMP_NOT_AVAILABLE:
         raise LineError(f"the message at offset {offset} has no offset or no time")
-    try:
-        present = message.headers()
-    except UnicodeDecodeError:
-        raise LineError(f"the message at offset {offset} has a header whose name is not UTF-8") from None
     headers = [
         (name, value.encode() if isinstance(value, str) else value)
-        for name, value in (present if isinstance(present, list) else [])
+        for name, value in messages.headers(message)
     ]
     return SavedMessage(offset, time, _bytes(message.key()), _bytes(message.value()), headers)
 

@@ -14,9 +14,10 @@ from timestamp_service import settings
 from timestamp_service.backup import files, manifest, restoring, saving
 from timestamp_service.backup.manifest import BackupError
 from timestamp_service.backup.restoring import RestoreError
+from timestamp_service.kafka.partitions import PartitionsError
 from timestamp_service.kafka.topic import StoppedError, Topic, TopicError, open_topics
 from timestamp_service.runtime.logs import Log
-from timestamp_service.runtime.start import begin_job
+from timestamp_service.runtime.start import EXIT_BAD_SETTING, begin_job
 
 _PROGRESS_SECONDS = 2.0
 
@@ -77,7 +78,7 @@ def verify(folder: Path) -> int:
         log.error("damaged", message=str(error))
         return 1
     if known is None:
-        log.error("damaged", message=f"there is no backup in {folder}: {manifest.NAME} is missing")
+        log.error("damaged", message=manifest.missing(folder))
         return 1
     damages = manifest.damages(folder, known.files)
     if not damages:
@@ -128,11 +129,15 @@ def _run(
     try:
         names = config.topic, config.dead_letter_topic
         with open_topics(config.kafka, names, client, log, stopped) as topics:
+            topics[0].require_partitions(config.partitions)
             work(topics)
         return 0
     except StoppedError:
         log.warning("cancelled")
         return 0
+    except PartitionsError as error:
+        log.error("wrong_partitions", message=str(error))
+        return EXIT_BAD_SETTING
     except (BackupError, RestoreError, TopicError) as error:
         log.error(failed, message=str(error))
     except KafkaException as error:

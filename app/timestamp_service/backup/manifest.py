@@ -113,6 +113,11 @@ def write(folder: Path, manifest: Manifest) -> None:
     sync_folder(folder)
 
 
+def missing(folder: Path) -> str:
+    """Return the message that there is no manifest in `folder`."""
+    return f"there is no backup in {folder}: {NAME} is missing. {_ADVICE}"
+
+
 def damages(folder: Path, files: Iterable[File]) -> list[str]:
     """Return what is wrong with `files` in `folder`: one that is missing, or not the one that was saved."""
     problems = []

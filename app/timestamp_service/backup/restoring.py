@@ -91,7 +91,7 @@ def check(folder: Path, topics: list[Topic]) -> Plan:
     """
     known = manifest.read(folder)
     if known is None:
-        raise BackupError(f"there is no backup in {folder}: {manifest.NAME} is missing")
+        raise BackupError(manifest.missing(folder))
     names = [topic.name for topic in topics]
     if sorted(known.topics) != sorted(names):
         raise BackupError(f"the backup is of {', '.join(known.topics)}, not of {', '.join(names)}")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from timestamp_service.backup import lines, manifest
+from timestamp_service.backup import files, lines, manifest
 from timestamp_service.backup.files import Writer
 from timestamp_service.backup.manifest import BackupError, File, Manifest
 from timestamp_service.kafka.topic import Topic
@@ -25,20 +25,23 @@ class Saved:
 
 
 def save(folder: Path, topics: list[Topic], on_progress: Callable[[str], None]) -> Saved:
-    """Add to the backup in `folder`, or begin one if there is no manifest; the older files need not be there.
+    """Add to the backup in `folder`, or begin one if it has none; the older files need not be there.
 
     The topics are saved one after the other. Raises BackupError, TopicError and StoppedError.
     """
     known = manifest.read(folder)
-    _remove_strays(folder, known)
+    _check_listed(folder, known)
+    _remove_unfinished(folder)
     before = known or Manifest({})
     after = before
     for topic in topics:
         after = _save_topic(folder, topic, after, on_progress)
-    files = after.files[len(before.files) :]
-    if files or known is None:
+    new_files = after.files[len(before.files) :]
+    for file in new_files:
+        files.publish(folder, file)
+    if new_files or known is None:
         manifest.write(folder, after)
-    return Saved(_count(files), files, _count(after.files))
+    return Saved(_count(new_files), new_files, _count(after.files))
 
 
 def _save_topic(folder: Path, topic: Topic, known: Manifest, on_progress: Callable[[str], None]) -> Manifest:
@@ -66,7 +69,7 @@ def _save_topic(folder: Path, topic: Topic, known: Manifest, on_progress: Callab
             )
     _check_last(topic, known, begins)
     writers: dict[int, Writer] = {}
-    files: list[File] = []
+    finished: list[File] = []
     done, total = 0, sum(ends.values()) - sum(begins.values())
     try:
         for messages in topic.read(begins, ends):
@@ -78,17 +81,18 @@ def _save_topic(folder: Path, topic: Topic, known: Manifest, on_progress: Callab
                     writer = writers[partition] = Writer(folder, topic.name, partition, saved.offset)
                 writer.add(saved)
                 if writer.count >= _FILE_MESSAGES or writer.bytes >= _FILE_BYTES:
-                    files.append(writers.pop(partition).finish())
+                    finished.append(writers.pop(partition).finish())
             done += len(messages)
             on_progress(f"{topic.name}: {done:,} of {total:,} messages")
         while writers:
-            files.append(writers.popitem()[1].finish())
+            finished.append(writers.popitem()[1].finish())
     except lines.LineError as error:
         raise BackupError(f"{topic.name}: {error}: it cannot be saved") from None
     finally:
         for writer in writers.values():
             writer.abandon()
-    return replace(known, files=(*known.files, *sorted(files, key=lambda file: (file.partition, file.first))))
+    finished.sort(key=lambda file: (file.partition, file.first))
+    return replace(known, files=(*known.files, *finished))
 
 
 def _check_last(topic: Topic, known: Manifest, begins: dict[int, int]) -> None:
@@ -105,13 +109,28 @@ def _check_last(topic: Topic, known: Manifest, begins: dict[int, int]) -> None:
                 )
 
 
-def _remove_strays(folder: Path, known: Manifest | None) -> None:
-    """Remove the files that an interrupted run has left."""
+def _check_listed(folder: Path, known: Manifest | None) -> None:
+    """Refuse data files that the manifest does not list: they may be all that is left of a backup."""
     listed = {file.name for file in known.files} if known else set()
+    unlisted = sorted(
+        path.name
+        for path in folder.iterdir()
+        if manifest.is_file_name(path.name) and path.suffix != ".part" and path.name not in listed
+    )
+    if unlisted:
+        lack = f"no {manifest.NAME}" if known is None else f"a {manifest.NAME} that does not list them"
+        raise BackupError(
+            f"{folder} has {len(unlisted)} files of a backup (such as {unlisted[0]}) and {lack}."
+            f" Copy the newest {manifest.NAME} from another copy of the backup; if there is none, save to an"
+            " empty folder, and keep these files."
+        )
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what an interrupted run has left."""
     for path in folder.iterdir():
-        if path.name == f"{manifest.NAME}.part" or (
-            manifest.is_file_name(path.name) and path.name not in listed
-        ):
+        name = path.name.removesuffix(".part")
+        if path.suffix == ".part" and (name == manifest.NAME or manifest.is_file_name(name)):
             path.unlink()
 
 

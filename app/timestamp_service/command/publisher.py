@@ -22,10 +22,13 @@ from timestamp_service.command.acknowledgements import (
     DeliveryCallback,
     NotPublishedError,
 )
+from timestamp_service.kafka import partitions
 from timestamp_service.kafka.errors import KafkaErrors
-from timestamp_service.runtime import metrics
+from timestamp_service.kafka.partitions import PartitionsError
+from timestamp_service.runtime import ending, metrics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.metrics import HistogramBuffer
+from timestamp_service.runtime.start import EXIT_BAD_SETTING
 
 # With few in flight, turns of the loop are the fastest way to wait (a thread that sleeps is woken late), but
 # once the last acknowledgement is this old they cost too much.
@@ -60,16 +63,24 @@ _Held = tuple[str, bytes, Headers, Report, Acknowledgement]
 class Publisher:
     """A producer in the running event loop. Not to be shared by threads, nor made before a fork."""
 
-    def __init__(self, config: settings.Command, log: Log, fail: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        config: settings.Command,
+        log: Log,
+        fail: Callable[[], None] | None = None,
+        end_service: Callable[[int], bool] = ending.end_service,
+    ) -> None:
         """Connect to the brokers of `config`, in the background.
 
-        `fail` is called when no more can be sent.
+        `fail` is called when no more can be sent, and `end_service` when no process of ours may send.
         """
         self._loop = asyncio.get_running_loop()
         self._log = log
         self._errors = KafkaErrors(log)
         self._fail = fail or _end_process
+        self._end_service = end_service
         self._topic = config.topic
+        self._partitions_expected = config.partitions
         self._acknowledge_seconds = config.acknowledge_seconds
         self._in_flight_max = config.in_flight_max
         self._partitions: list[int] = []
@@ -288,14 +299,26 @@ class Publisher:
         except KafkaException as error:
             self._log.debug("kafka_does_not_answer", error=str(error))
             return "kafka"
-        topic = metadata.topics.get(self._topic)
-        partitions = [] if topic is None or topic.error is not None else topic.partitions.values()
-        led = sorted(partition.id for partition in partitions if partition.leader >= 0)
+        number = partitions.number(metadata, self._topic)
+        if number is not None and not self._is_expected(number):
+            return "kafka"
+        known = [] if number is None else metadata.topics[self._topic].partitions.values()
+        led = sorted(partition.id for partition in known if partition.leader >= 0)
         if not led:
             self._log.debug("topic_is_missing", topic=self._topic)
             return "kafka"
         self._partitions = led
         return None
+
+    def _is_expected(self, number: int) -> bool:
+        try:
+            partitions.require(self._topic, number, self._partitions_expected)
+        except PartitionsError as error:
+            self._failed = True
+            if self._end_service(EXIT_BAD_SETTING):
+                self._log.error("wrong_partitions", message=str(error))
+            return False
+        return True
 
     def _list_topic(self) -> Any:
         return self._producer.list_topics(self._topic, timeout=_METADATA_SECONDS)

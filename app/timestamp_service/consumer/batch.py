@@ -33,6 +33,8 @@ class Batch:
     next_offsets: dict[int, int] = field(default_factory=dict)
     # All messages, also the duplicates within the batch, which are in neither of the first two.
     count: int = 0
+    # The size of all values, and of the keys and headers of the bad messages.
+    bytes: int = 0
     # When the broker appended the oldest message, in ms since 1970.
     oldest_ms: int | None = None
 
@@ -51,6 +53,8 @@ class Batch:
             self.count += 1
             next_offsets[partition] = offset + 1
             value, headers, time = message.value(), messages.headers(message), message.timestamp()
+            if value is not None:
+                self.bytes += len(value)
             if time != last_time:
                 created_at, last_time = None, time
                 if self.oldest_ms is None or 0 <= time[1] < self.oldest_ms:
@@ -60,7 +64,9 @@ class Batch:
                 if created_at is None:
                     created_at = messages.append_time(*time)
             except MalformedError as error:
-                self.bad.append(BadMessage(message.key(), value, headers, str(error), partition, offset))
+                bad = BadMessage(message.key(), value, headers, str(error), partition, offset)
+                self.bad.append(bad)
+                self.bytes += bad.extra_bytes()
                 continue
             if identifier not in records:
                 if headers != last_headers:

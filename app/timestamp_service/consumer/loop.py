@@ -7,7 +7,9 @@ and at the end), only once its message is written or acknowledged as a dead lett
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -16,6 +18,7 @@ from timestamp_service.consumer.batch import Batch
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
+from timestamp_service.kafka import partitions
 from timestamp_service.kafka.errors import KafkaErrors
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
@@ -31,10 +34,19 @@ _PING_SECONDS = 2.0
 _FINISH_SECONDS = 20.0
 # We are stuck when an answer of the database is overdue for this long, although its connection was severed.
 _STUCK_SECONDS = 15.0
+# And when Kafka, which answers, has refused dead letters for this long. Waiting for Kafka is not being stuck.
+_REFUSED_SECONDS = 60.0
 # Leaving the group takes no longer than the session timeout.
 _CLOSE_SECONDS = 12.0
 # Two processes with one group.instance.id would exclude each other all the time.
 _REPLACE_SECONDS = 1.0
+# How long to wait for the number of partitions, and when to ask again.
+_METADATA_SECONDS = 1.0
+_METADATA_AGAIN_SECONDS = 2.0
+# A batch gathers no more from this size on, however few messages it has. It may exceed it by as much as the
+# library's queue holds, which is added at once.
+_BATCH_BYTES = 16 * 1024 * 1024
+_FETCH_BYTES = 16 * 1024 * 1024
 
 
 class LostError(Exception):
@@ -52,9 +64,13 @@ class Loop:
         state: State,
         notifier: Notifier,
         log: Log,
+        connect: Callable[[dict[str, Any]], Consumer] = Consumer,
     ) -> None:
-        """Read as `config` says; `writer` writes to `projection`."""
+        """Read as `config` says; `writer` writes to `projection`; `connect` takes librdkafka's settings."""
         self._topic = config.topic
+        self._partitions_expected = config.partitions
+        # When (monotonic) to ask for their number; None: it is known.
+        self._partitions_due: float | None = None
         self._batch_max = config.batch_max
         self._writer = writer
         self._projection = projection
@@ -69,6 +85,7 @@ class Loop:
         self._last_fed = 0.0
         self._lost: KafkaError | None = None
         self._config = config
+        self._connect = connect
         self._consumer = self._new_consumer()
 
     def stop(self) -> None:
@@ -78,7 +95,8 @@ class Loop:
     def run(self) -> bool:
         """Consume until stopped; then finish the batch, commit and leave the group.
 
-        Returns False when the broker keeps us from leaving: the library's threads never end then.
+        Returns False when the broker keeps us from leaving: the library's threads never end then. Raises
+        PartitionsError, after the same end.
         """
         try:
             while not self._stop.is_set():
@@ -94,7 +112,7 @@ class Loop:
         return closed
 
     def _new_consumer(self) -> Consumer:
-        return Consumer(
+        return self._connect(
             {
                 **self._config.kafka.client(),
                 **(
@@ -116,7 +134,9 @@ class Loop:
                 "topic.metadata.refresh.interval.ms": 5_000,
                 "fetch.error.backoff.ms": 100,
                 "fetch.queue.backoff.ms": 10,
-                "queued.max.messages.kbytes": 16_384,
+                # Both bound the memory: the queue may exceed its limit by one answer of a broker.
+                "queued.max.messages.kbytes": _FETCH_BYTES // 1024,
+                "fetch.max.bytes": _FETCH_BYTES,
                 "statistics.interval.ms": 1_000,
                 "stats_cb": self._on_statistics,
                 "error_cb": self._on_error,
@@ -147,6 +167,7 @@ class Loop:
         self._feed_watchdog()
         if self._lost is not None:
             raise LostError(self._lost.str())
+        self._check_partitions()
         self._settle()
         self._state.oldest_ms = (self._batch if self._writing is None else self._writing[0]).oldest_ms
         if self._writing is None and (self._batch.count or self._writer.idle_seconds() > _PING_SECONDS):
@@ -160,9 +181,26 @@ class Loop:
             self._pause()
             self._gather(_POLL_SECONDS)
             return
-        if self._batch.count < self._batch_max:
+        if self._batch.count < self._batch_max and self._batch.bytes < _BATCH_BYTES:
             self._gather(0)
         wait([future], _WRITE_POLL_SECONDS)
+
+    def _check_partitions(self) -> None:
+        """After each assignment, which follows each change of their number. Raises PartitionsError."""
+        if self._partitions_due is None or time.monotonic() < self._partitions_due:
+            return
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=_METADATA_SECONDS)
+            number = partitions.number(metadata, self._topic)
+        except KafkaException as error:
+            number = None
+            self._log.debug("kafka_does_not_answer", error=str(error))
+        if number is None:
+            self._partitions_due = time.monotonic() + _METADATA_AGAIN_SECONDS
+            return
+        partitions.require(self._topic, number, self._partitions_expected)
+        self._partitions_due = None
+        self._state.joined = True
 
     def _gather(self, seconds: float) -> None:
         """Add the messages that have arrived, waiting up to `seconds` for the first one."""
@@ -229,12 +267,15 @@ class Loop:
         now = time.monotonic()
         if every is None or now - self._last_fed < every / 3:
             return
-        if self._projection.overdue_seconds() < _STUCK_SECONDS:
+        if (
+            self._projection.overdue_seconds() < _STUCK_SECONDS
+            and self._state.refused_seconds() < _REFUSED_SECONDS
+        ):
             self._last_fed = now
             self._notifier.progress()
 
     def _finish(self) -> bool:
-        if not self._state.database_answers:
+        if not self._state.database_answers or self._state.dead_letters_wait:
             self._writer.stop()
         deadline = time.monotonic() + _FINISH_SECONDS
         while self._writing is not None and time.monotonic() < deadline:
@@ -256,28 +297,29 @@ class Loop:
         closing.join(_CLOSE_SECONDS)
         return not closing.is_alive()
 
-    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._state.joined = True
-        self._log.info("assigned", partitions=sorted(partition.partition for partition in partitions))
+    def _on_assign(self, _consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        # We have joined once their number is known to be right.
+        self._partitions_due = 0.0
+        self._log.info("assigned", partitions=sorted(partition.partition for partition in assigned))
 
-    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, _consumer: Consumer, revoked: list[TopicPartition]) -> None:
         # Usually the batch is written in a moment; then the next owner need not write it again.
         if self._writing is not None:
             wait([self._writing[1]], _PAUSE_SECONDS)
             self._settle()
-        self._forget(partitions)
-        self._log.info("revoked", partitions=sorted(partition.partition for partition in partitions))
+        self._forget(revoked)
+        self._log.info("revoked", partitions=sorted(partition.partition for partition in revoked))
 
-    def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_lost(self, _consumer: Consumer, lost: list[TopicPartition]) -> None:
         self._state.joined = False
-        self._forget(partitions)
-        self._log.warning("lost", partitions=sorted(partition.partition for partition in partitions))
+        self._forget(lost)
+        self._log.warning("lost", partitions=sorted(partition.partition for partition in lost))
 
-    def _forget(self, partitions: list[TopicPartition]) -> None:
+    def _forget(self, given_up: list[TopicPartition]) -> None:
         """Store no offsets of partitions that have another owner now. To write their rows does no harm."""
         batches = [self._batch] if self._writing is None else [self._batch, self._writing[0]]
         for batch in batches:
-            for partition in partitions:
+            for partition in given_up:
                 batch.next_offsets.pop(partition.partition, None)
 
     def _on_statistics(self, text: str) -> None:

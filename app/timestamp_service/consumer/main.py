@@ -13,9 +13,10 @@ from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
 from timestamp_service.kafka.dead_letters import DeadLetters
+from timestamp_service.kafka.partitions import PartitionsError
 from timestamp_service.runtime import logs, systemd
 from timestamp_service.runtime.logs import Log
-from timestamp_service.runtime.start import read_settings
+from timestamp_service.runtime.start import EXIT_BAD_SETTING, read_settings
 from timestamp_service.server.thread import HealthServer
 from timestamp_service.web.app import make_app
 
@@ -51,6 +52,12 @@ def main() -> None:
     code, ended = 0, False
     try:
         ended = loop.run()
+    except PartitionsError as error:
+        log.error("wrong_partitions", message=str(error))
+        notifier.stopping()
+        health.stop()
+        # Without waiting for threads of the library: see below.
+        os._exit(EXIT_BAD_SETTING)
     except Exception as error:
         code = 1
         log.error("unexpected_error", exception="".join(traceback.format_exception(error)))

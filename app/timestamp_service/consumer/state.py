@@ -23,6 +23,9 @@ class State:
     progress_at: float = field(default_factory=time.monotonic)
     # Set by the writer.
     database_answers: bool = False
+    # Whether dead letters wait that could not be written, and since when (monotonic) Kafka has refused them.
+    dead_letters_wait: bool = False
+    dead_letters_refused_since: float | None = None
 
     def missing(self) -> str | None:
         """Name the dependency that does not answer, or None."""
@@ -30,7 +33,27 @@ class State:
             return "kafka"
         if not self.database_answers:
             return "database"
+        if self.dead_letters_wait:
+            return "dead-letter topic"
         return None
+
+    def dead_letters_written(self) -> None:
+        """Note that no dead letter waits."""
+        self.dead_letters_wait = False
+        self.dead_letters_refused_since = None
+
+    def dead_letters_not_written(self, *, refused: bool) -> None:
+        """Note that dead letters wait for Kafka, or that it refuses them."""
+        self.dead_letters_wait = True
+        if not refused:
+            self.dead_letters_refused_since = None
+        elif self.dead_letters_refused_since is None:
+            self.dead_letters_refused_since = time.monotonic()
+
+    def refused_seconds(self) -> float:
+        """Return for how long Kafka, which answers, has refused the dead letters of a batch."""
+        since = self.dead_letters_refused_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def update(self, statistics: dict[str, Any], topic: str) -> None:
         """Update the fields from librdkafka's statistics of the brokers and of `topic`."""

@@ -60,6 +60,7 @@ class Writer:
                 self._state.database_answers = False
                 self._log.warning("database_write_failed", error=reason(error), retry_seconds=delay)
             except NotDeliveredError as error:
+                self._state.dead_letters_not_written(refused=not error.passing)
                 self._log.warning("dead_letters_not_delivered", error=str(error), retry_seconds=delay)
             if self._stop.wait(delay):
                 return False
@@ -68,6 +69,7 @@ class Writer:
     def _write(self, batch: Batch) -> None:
         started = time.perf_counter()
         self._dead_letters.send(batch.bad)
+        self._state.dead_letters_written()
         records = list(batch.records.values())
         written = 0
         if records:

@@ -1,18 +1,21 @@
 """Dead letters: messages that can never be projected go to a topic of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from timestamp_service.kafka.errors import KafkaErrors
-from timestamp_service.kafka.messages import Headers
+from timestamp_service.kafka.messages import OMITTED, Headers
 from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Kafka
 
 _DELIVERY_SECONDS = 10.0
 # Larger than any message of the log: the headers that we add must fit too.
 _MESSAGE_MAX_BYTES = 4 * 1024 * 1024
+# The library copies what is sent; a full queue is waited for.
+_QUEUE_KILOBYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +29,47 @@ class BadMessage:
     partition: int
     offset: int
 
+    def extra_bytes(self) -> int:
+        """Return the size of key and headers."""
+        return len(self.key or b"") + sum(len(name) + len(value or b"") for name, value in self.headers)
+
+
+# Errors of a Kafka that is away or slow, and that pass when it is back.
+_PASSING = {
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.NOT_ENOUGH_REPLICAS,
+    KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    KafkaError.REQUEST_TIMED_OUT,
+}
+
 
 class NotDeliveredError(Exception):
-    """Not all dead letters are acknowledged; they may be sent again."""
+    """Not all dead letters are acknowledged; they may be sent again.
+
+    `passing`: Kafka is only away or slow. Else it refuses them: the topic is missing, say, or a right.
+    """
+
+    def __init__(self, reason: str, *, passing: bool) -> None:
+        """Say why."""
+        super().__init__(reason)
+        self.passing = passing
 
 
 class DeadLetters:
     """A producer of dead letters, which connects for the first one. Used by one thread."""
 
-    def __init__(self, kafka: Kafka, topic: str, log: Log) -> None:
-        """Send to `topic`."""
+    def __init__(
+        self, kafka: Kafka, topic: str, log: Log, connect: Callable[[dict[str, Any]], Producer] = Producer
+    ) -> None:
+        """Send to `topic` by what `connect` makes of librdkafka's settings."""
         self._topic = topic
+        self._connect = connect
         self._errors = KafkaErrors(log)
         self._config = {
             **kafka.client(),
@@ -45,33 +78,39 @@ class DeadLetters:
             "enable.idempotence": True,
             "delivery.timeout.ms": int(_DELIVERY_SECONDS * 1000),
             "message.max.bytes": _MESSAGE_MAX_BYTES,
+            "queue.buffering.max.kbytes": _QUEUE_KILOBYTES,
             "error_cb": self._on_error,
         }
         self._producer: Producer | None = None
+        self._unusable = False
 
     def send(self, messages: Sequence[BadMessage]) -> None:
         """Send all, and return once all are acknowledged. Raises NotDeliveredError."""
         if not messages:
             return
-        if self._producer is None:
-            self._producer = Producer(self._config)
-        failed: list[tuple[BadMessage, KafkaError | None]] = []
+        if self._producer is None or self._unusable:
+            self._unusable = False
+            self._producer = self._connect(self._config)
+        producer = self._producer
+        failed: list[tuple[BadMessage, KafkaError]] = []
         for message in messages:
-            self._produce(self._producer, message, message.value, dead_letter_headers(message), failed)
-        left = self._producer.flush(_DELIVERY_SECONDS + 1)
+            self._produce(producer, message, message.value, dead_letter_headers(message), failed)
+        left = producer.flush(_DELIVERY_SECONDS + 1)
         too_large = [message for message, error in failed if _is_size(error)]
         failed = [(message, error) for message, error in failed if not _is_size(error)]
         for message in too_large:
             # It is in the log, which keeps everything: its partition and offset are enough to find it.
             headers: Headers = [
                 *dead_letter_headers(message, with_own=False),
-                ("omitted", b"key, value, headers"),
+                (OMITTED, b"key, value, headers"),
             ]
-            self._produce(self._producer, message, None, headers, failed, with_key=False)
-        left += self._producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
+            self._produce(producer, message, None, headers, failed, with_key=False)
+        left += producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
         if failed or left:
-            reason = failed[0][1].str() if failed and failed[0][1] else "no acknowledgement in time"
-            raise NotDeliveredError(reason)
+            errors = [error for _, error in failed]
+            refused = [error for error in errors if error.code() not in _PASSING]
+            reason = (refused or errors)[0].str() if errors else "no acknowledgement in time"
+            raise NotDeliveredError(reason, passing=not refused)
 
     def close(self) -> None:
         """Close the producer; nothing is in flight between two calls of `send`."""
@@ -83,7 +122,7 @@ class DeadLetters:
         message: BadMessage,
         value: bytes | None,
         headers: Headers,
-        failed: list[tuple[BadMessage, KafkaError | None]],
+        failed: list[tuple[BadMessage, KafkaError]],
         *,
         with_key: bool = True,
     ) -> None:
@@ -104,8 +143,8 @@ class DeadLetters:
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):
-            # The next call of `send` creates a new one.
-            self._producer = None
+            # The library calls this while `send` uses the producer: the next call of `send` replaces it.
+            self._unusable = True
 
 
 def dead_letter_headers(message: BadMessage, *, with_own: bool = True) -> Headers:
@@ -118,5 +157,5 @@ def dead_letter_headers(message: BadMessage, *, with_own: bool = True) -> Header
     ]
 
 
-def _is_size(error: KafkaError | None) -> bool:
-    return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+def _is_size(error: KafkaError) -> bool:
+    return error.code() == KafkaError.MSG_SIZE_TOO_LARGE

@@ -10,6 +10,11 @@ from timestamp_service.strict_json import JSONError
 
 Headers = list[tuple[str, str | bytes | None]]
 
+# A header that says what of a message is left out: in a dead letter, and in place of headers that the
+# library cannot read.
+OMITTED = "omitted"
+OMITTED_HEADERS = (OMITTED, b"headers")
+
 # Exactly what `encode` writes, which is read faster: 99.9 % of all messages.
 _OWN_FORM = re.compile(
     r'\{"command_id": "([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})", '
@@ -74,12 +79,12 @@ def _fields(value: bytes) -> tuple[str, str]:
 
 
 def headers(message: Message) -> Headers:
-    """Return the headers of `message`; none of them if the name of one is not UTF-8."""
+    """Return the headers of `message`; only `OMITTED_HEADERS` if the name of one is not UTF-8."""
     try:
         present = message.headers()
     except UnicodeDecodeError:
-        # The library gives none of the headers then.
-        return []
+        # The library gives none of the headers then, and cannot send such a name. The log keeps the message.
+        return [OMITTED_HEADERS]
     # Its type allows a dictionary too, which the library only takes and never gives.
     return present if isinstance(present, list) else []
 

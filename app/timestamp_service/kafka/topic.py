@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from timestamp_service.kafka import partitions
 from timestamp_service.kafka.errors import KafkaErrors
 from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Kafka
@@ -66,7 +67,9 @@ class Topic:
                 "auto.offset.reset": "error",
                 # We read only what is there already: a request that waits for more delays the next one.
                 "fetch.wait.max.ms": 10,
+                # The queue may exceed its limit by one answer of a broker.
                 "queued.max.messages.kbytes": 32_768,
+                "fetch.max.bytes": 16 * 1024 * 1024,
                 "fetch.queue.backoff.ms": 10,
                 "fetch.error.backoff.ms": 100,
                 "error_cb": self._on_error,
@@ -86,6 +89,10 @@ class Topic:
         if metadata.error is not None:
             raise TopicError(f"topic {self.name}: {metadata.error.str()}")
         return sorted(metadata.partitions)
+
+    def require_partitions(self, expected: int) -> None:
+        """Raise PartitionsError unless the topic has `expected` partitions. Raises TopicError."""
+        partitions.require(self.name, len(self.partitions()), expected)
 
     def spans(self) -> dict[int, tuple[int, int]]:
         """Return each partition's first offset, and the one after its last. Raises TopicError."""
@@ -116,10 +123,10 @@ class Topic:
         next_offsets = {
             partition: begin for partition, begin in begins.items() if begin < ends.get(partition, begin)
         }
-        partitions = [TopicPartition(self.name, *item) for item in next_offsets.items()]
-        self._consumer.assign(partitions)
+        begun = [TopicPartition(self.name, *item) for item in next_offsets.items()]
+        self._consumer.assign(begun)
         # Partitions that an earlier reading has paused are still paused.
-        self._consumer.resume(partitions)
+        self._consumer.resume(begun)
         progress_at = time.monotonic()
         try:
             while next_offsets:

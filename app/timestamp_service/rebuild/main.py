@@ -9,13 +9,14 @@ import psycopg2
 
 from timestamp_service import settings
 from timestamp_service.database.errors import reason
+from timestamp_service.kafka.partitions import PartitionsError
 from timestamp_service.kafka.topic import StoppedError, TopicError, open_topics
 from timestamp_service.rebuild.dead_letter_index import DeadLetterIndex
 from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.rebuilding import RebuildError, Rebuilding
 from timestamp_service.rebuild.table import NEW, BusyError, Table
 from timestamp_service.runtime.logs import Log
-from timestamp_service.runtime.start import begin_job
+from timestamp_service.runtime.start import EXIT_BAD_SETTING, begin_job
 
 SERVICE = "timestamp-rebuild"
 
@@ -33,6 +34,7 @@ def _run(config: settings.Rebuild, log: Log, progress: Progress, stop: threading
     try:
         names = config.topic, config.dead_letter_topic
         with open_topics(config.kafka, names, config.group_id, log, stop.is_set) as (topic, dead_letters):
+            topic.require_partitions(config.partitions)
             table = Table(config.database)
             index = DeadLetterIndex(dead_letters)
             rebuilding = Rebuilding(config, topic, index, table, log, progress, stop.is_set)
@@ -49,6 +51,9 @@ def _run(config: settings.Rebuild, log: Log, progress: Progress, stop: threading
     except StoppedError:
         log.warning("cancelled", message="the old table was not replaced")
         return 0
+    except PartitionsError as error:
+        log.error("wrong_partitions", message=str(error))
+        return EXIT_BAD_SETTING
     except BusyError:
         log.error("rebuild_failed", message=f"another rebuild is going on: it holds the lock of {NEW}")
     except (RebuildError, TopicError) as error:

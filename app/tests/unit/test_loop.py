@@ -1,0 +1,226 @@
+"""The consumer's loop with a fake consumer, table and dead letters."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from tests.unit.fake_topic import message
+from tests.unit.test_batch import good
+from tests.unit.test_settings import CONSUMER
+from tests.unit.test_writer import FakeDeadLetters, FakeProjection, away
+from timestamp_service import settings
+from timestamp_service.consumer.loop import Loop
+from timestamp_service.consumer.state import State
+from timestamp_service.consumer.writer import Writer
+from timestamp_service.kafka.partitions import PartitionsError
+from timestamp_service.runtime.logs import Log
+from timestamp_service.runtime.systemd import Notifier
+
+
+class FakeConsumer(Consumer):
+    """Delivers what is in `waiting`, and remembers which offsets were stored."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.waiting: list[Message] = []
+        self.stored: dict[int, int] = {}
+        self.closed = False
+        self.chunk = 10_000
+        # Of partitions; None: the broker does not answer.
+        self.number: int | None = 12
+        self.paused = False
+
+    def subscribe(self, topics: list[str], **listeners: Any) -> None:  # type: ignore[override]
+        self.listeners = listeners
+
+    def poll(self, timeout: float = -1) -> Message | None:
+        if self.paused or not self.waiting:
+            time.sleep(min(timeout, 0.01))
+            return None
+        return self.waiting.pop(0)
+
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        num_messages = min(num_messages, self.chunk)
+        taken, self.waiting = self.waiting[:num_messages], self.waiting[num_messages:]
+        return taken
+
+    def store_offsets(self, message: Any = None, offsets: Any = None) -> None:
+        self.stored.update({place.partition: place.offset for place in offsets})
+
+    def assignment(self) -> list[TopicPartition]:
+        return [TopicPartition("topic.v1", 0)]
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        self.paused = True
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        self.paused = False
+
+    def list_topics(self, topic: str | None = None, timeout: float = -1) -> Any:
+        if self.number is None:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions=range(self.number))})
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeNotifier(Notifier):
+    """Counts how often the watchdog is fed."""
+
+    fed = 0
+
+    def progress(self) -> None:
+        FakeNotifier.fed += 1
+
+
+class Running:
+    """A loop that runs in a thread."""
+
+    def __init__(self, letters: FakeDeadLetters, projection: FakeProjection) -> None:
+        self.state = State(joined=True, brokers_up=True)
+        log = Log("test", logging.CRITICAL)
+        self.consumers: list[FakeConsumer] = []
+        writer = Writer(projection, letters, self.state, log)
+        config = settings.read_consumer(CONSUMER)
+        notifier = FakeNotifier(None, 0.03)
+        self.loop = Loop(config, writer, projection, self.state, notifier, log, self._connect)
+        self.failures: list[PartitionsError] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.loop.run()
+        except PartitionsError as error:
+            self.failures.append(error)
+
+    def _connect(self, config: dict[str, Any]) -> FakeConsumer:
+        self.consumers.append(FakeConsumer(config))
+        return self.consumers[-1]
+
+    @property
+    def consumer(self) -> FakeConsumer:
+        return self.consumers[-1]
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.loop.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+Start = Callable[[FakeDeadLetters, FakeProjection], Running]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[Running] = []
+
+    def begin(letters: FakeDeadLetters, projection: FakeProjection) -> Running:
+        running = Running(letters, projection)
+        running.consumer.waiting = [message(good(7), 0, 0), message(b"nonsense", 0, 1)]
+        running.start()
+        started.append(running)
+        return running
+
+    yield begin
+    for running in started:
+        running.stop()
+
+
+def test_offsets_are_stored_once_all_is_written(start: Start) -> None:
+    letters, projection = FakeDeadLetters(), FakeProjection()
+    running = start(letters, projection)
+    assert running.consumer.config["enable.auto.offset.store"] is False
+    until(lambda: running.consumer.stored)
+    assert running.consumer.stored == {0: 2}
+    assert (letters.sent, len(projection.rows)) == ([1], 1)
+
+
+@pytest.mark.parametrize(
+    ("letters", "projection"),
+    [
+        (FakeDeadLetters(), FakeProjection(*(psycopg2.OperationalError("gone") for _ in range(100)))),
+        (FakeDeadLetters(*(away(passing=True) for _ in range(100))), FakeProjection()),
+    ],
+)
+def test_offsets_of_a_batch_that_is_given_up_are_not_stored(
+    start: Start, letters: FakeDeadLetters, projection: FakeProjection
+) -> None:
+    running = start(letters, projection)
+    # It was tried.
+    until(lambda: len(letters.errors) + len(projection.errors) < 100)
+    running.stop()
+    assert running.consumer.stored == {}
+    assert running.consumer.closed
+
+
+def test_another_number_of_partitions_ends_it(start: Start) -> None:
+    running = start(FakeDeadLetters(), FakeProjection())
+    running.state.joined = False
+    until(lambda: hasattr(running.consumer, "listeners"))
+    # While the number is not known it is not ready, and goes on.
+    running.consumer.number = None
+    running.consumer.listeners["on_assign"](running.consumer, [])
+    time.sleep(0.3)
+    assert not running.state.joined
+    running.consumer.number = 12
+    until(lambda: running.state.joined)
+    # Somebody adds partitions: each process of the group is assigned others.
+    running.consumer.number = 13
+    running.consumer.listeners["on_assign"](running.consumer, [])
+    until(lambda: running.failures)
+    assert str(running.failures[0]).startswith("topic.v1 has 13 partitions, but KAFKA_PARTITIONS is 12. ")
+    assert running.consumer.closed
+
+
+def test_a_batch_is_bounded_in_bytes() -> None:
+    written = threading.Event()
+
+    class Waiting(FakeProjection):
+        def prepare(self) -> None:
+            written.wait(5)
+
+    running = Running(FakeDeadLetters(), Waiting())
+    running.consumer.chunk = 1
+    running.consumer.waiting = [message(b"x" * 1_000_000, 0, offset) for offset in range(100)]
+    running.start()
+    # A full batch beside the one that is being written, which is empty.
+    until(lambda: running.consumer.paused)
+    left = len(running.consumer.waiting)
+    written.set()
+    until(lambda: running.consumer.stored == {0: 100})
+    running.stop()
+    # 17 messages are 16 MiB; they come by twos.
+    assert left == 82
+
+
+@pytest.mark.parametrize(("refused_seconds", "fed"), [(None, True), (50, True), (70, False)])
+def test_the_watchdog_is_not_fed_while_kafka_refuses_dead_letters(
+    start: Start, refused_seconds: float | None, *, fed: bool
+) -> None:
+    errors = [away(passing=refused_seconds is None) for _ in range(100)]
+    running = start(FakeDeadLetters(*errors), FakeProjection())
+    until(lambda: running.state.dead_letters_wait)
+    if refused_seconds is not None:
+        running.state.dead_letters_refused_since = time.monotonic() - refused_seconds
+    time.sleep(0.1)
+    before = FakeNotifier.fed
+    time.sleep(0.3)
+    assert (FakeNotifier.fed > before) == fed
