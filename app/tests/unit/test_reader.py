@@ -36,7 +36,7 @@ class FakeDatabase:
     def record(self, *identifiers: str) -> None:
         for identifier in identifiers:
             second = f"2009-09-28 19:03:{int(identifier[-1], 16):02}+00"
-            self.rows[identifier] = (identifier, second, 0, "2026-11-25 15:00:00+00")
+            self.rows[identifier] = (identifier, second, 5, "2026-11-25 15:00:00+00")
 
     async def open(self, _dsn: str) -> "FakeConnection":
         self.opened.append(FakeConnection(self))
@@ -94,7 +94,7 @@ def test_each_lookup_gets_the_record_of_its_own_id(monkeypatch: pytest.MonkeyPat
         database.record(A, C)
         found = await asyncio.gather(*(reader.get(identifier) for identifier in (A, B, C)))
         assert [identifier_of(record) for record in found] == [A, None, C]
-        assert found[0] == Record(A, "2009-09-28T19:03:01Z", "2026-11-25T15:00:00Z")
+        assert found[0] == Record(A, "2009-09-28T19:03:01.000000005Z", "2026-11-25T15:00:00Z")
 
     run(monkeypatch, scenario)
 
