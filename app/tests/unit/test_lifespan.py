@@ -11,6 +11,7 @@ class Counting:
 
     def __init__(self) -> None:
         self.checks = 0
+        self.stopped = False
         self.often = asyncio.Event()
 
     async def start(self) -> None:
@@ -32,7 +33,7 @@ class Counting:
         pass
 
     async def stop(self) -> None:
-        pass
+        self.stopped = True
 
 
 def test_dependencies_are_asked_again_until_the_end() -> None:
@@ -41,7 +42,9 @@ def test_dependencies_are_asked_again_until_the_end() -> None:
         lifespan = Lifespan(backend, Log("test", logging.ERROR), Notifier(), refresh_seconds=0.01)
         await lifespan.process_startup({}, {})
         await backend.often.wait()
+        assert not backend.stopped
         await lifespan.process_shutdown({}, {})
+        assert backend.stopped
         ended = backend.checks
         await asyncio.sleep(0.05)
         return ended, backend.checks
