@@ -160,7 +160,7 @@ def test_lookups_of_a_connection_that_fails_end_and_it_is_replaced(monkeypatch: 
 def test_each_who_waits_gets_the_record_of_its_own_id(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(backend: QueryBackend, _reader: Reader, database: FakeDatabase) -> None:
         waiting = backend.sources.waiting
-        waits = [asyncio.create_task(waiting.get(identifier, 5)) for identifier in (A, B, C)]
+        waits = [asyncio.create_task(waiting.get(identifier, 60)) for identifier in (A, B, C)]
         await until(lambda: waiting.taken == 3)
         database.record(A, C)
         assert identifier_of(await waits[0]) == A
