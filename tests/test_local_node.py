@@ -483,14 +483,18 @@ class TestModule:
 
         def run(state: str, check_mode: bool = False) -> dict[str, Any]:
             parameters = {
-
-                    "state": state,
-                    "nodes": {"db.test.internal": "10.9.0.11", "web.test.internal": "10.9.0.12"}
-                ,
-                "machine_prefix": "t-", "bridge": made.bridge, "gateway": "10.9.0.1/24",
-                "state_folder": str(made.state_folder), "cache_folder": str(made.cache_folder),
-                "ssh_folder": str(made.ssh_folder), "work_tree": str(made.work_tree),
-                "role_folder": str(made.role_folder), "suite": "bookworm", "packages": ["systemd"],
+                "state": state,
+                "nodes": {"db.test.internal": "10.9.0.11", "web.test.internal": "10.9.0.12"},
+                "machine_prefix": "t-",
+                "bridge": made.bridge,
+                "gateway": "10.9.0.1/24",
+                "state_folder": str(made.state_folder),
+                "cache_folder": str(made.cache_folder),
+                "ssh_folder": str(made.ssh_folder),
+                "work_tree": str(made.work_tree),
+                "role_folder": str(made.role_folder),
+                "suite": "bookworm",
+                "packages": ["systemd"],
             }
             return run_module(module, parameters, check_mode)
 
