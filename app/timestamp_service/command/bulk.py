@@ -47,7 +47,7 @@ async def read(request: falcon.asgi.Request) -> list[Instant]:
         ).with_headers(("accept-encoding", "identity"))
     body = await _body(request)
     turns = Turns()
-    read_texts = _array(body) if media_type == JSON else _lines(body, turns)
+    read_texts = _array(body) if media_type == JSON else _lines(body)
     normalised: list[Instant] = []
     errors: list[str] = []
     count = 0
@@ -142,7 +142,7 @@ def _no_array() -> problems.Problem:
     )
 
 
-async def _lines(body: bytes, turns: Turns) -> AsyncIterator[str | _Wrong]:
+async def _lines(body: bytes) -> AsyncIterator[str | _Wrong]:
     """Give the value of each line. Empty lines at the end are none."""
     end, position = len(body.rstrip(_BLANKS)), 0
     while position < end:
