@@ -37,11 +37,10 @@ class Correlation(NamedTuple):
             headers.append((TRACE_HEADER, self.traceparent.encode()))
         return headers
 
-    def reply_headers(self) -> tuple[tuple[str, str], ...]:
-        """Return the headers of the answer to the request (names in lower case)."""
-        if self.traceparent is None:
-            return ((_REPLY_HEADER, self.identifier),)
-        return (_REPLY_HEADER, self.identifier), (TRACE_HEADER, self.traceparent)
+    def reply_headers(self) -> str:
+        """Return the header lines of the answer to the request."""
+        trace = "" if self.traceparent is None else f"{TRACE_HEADER}: {self.traceparent}\r\n"
+        return f"{_REPLY_HEADER}: {self.identifier}\r\n{trace}"
 
 
 def new() -> Correlation:

@@ -12,7 +12,12 @@ import psycopg2
 
 from tests.integration.processes import Server, free_port
 
-BINARIES = Path("/usr/lib/postgresql/15/bin")
+# The newest that is installed: Debian 12 has 15, Debian 13 has 17.
+BINARIES = max(
+    Path("/usr/lib/postgresql").glob("*/bin"),
+    key=lambda path: int(path.parent.name),
+    default=Path("/usr/bin"),
+)
 PASSWORDS = {
     "postgres": "test-superuser",
     "timestamp_consumer": "test-consumer",

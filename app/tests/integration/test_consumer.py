@@ -1,12 +1,18 @@
 import json
+import logging
 import signal
+import time
 import uuid
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
+from tests.integration.kafka import Kafka
 from tests.integration.processes import until
 from tests.integration.service import Service, World
+from timestamp_service.consumer.stall import Stall
+from timestamp_service.runtime.logs import Log
 
 pytestmark = pytest.mark.integration
 
@@ -192,6 +198,20 @@ def test_a_new_group_gives_back_the_same_rows(world: World) -> None:
     assert world.rows() == rows
 
 
+def test_a_topic_that_took_the_place_of_another_is_read(world: World) -> None:
+    """As after a restore beside a consumer that was not stopped."""
+    start(world)
+    world.produce([command(number) for number in range(60)])
+    until("the rows are there", lambda: world.row_count() == 60)
+    admin = world.kafka.admin()
+    for future in admin.delete_topics([world.topic, world.dead_letter_topic]).values():
+        future.result()
+    until("it is gone", lambda: world.topic not in admin.list_topics(timeout=5).topics)
+    world.make_topics()
+    world.produce([command(number) for number in range(60, 90)])
+    until("the rows of the new one are there too", lambda: world.row_count() == 90, 90)
+
+
 def test_reading_the_log_again_changes_nothing(world: World) -> None:
     world.produce([command(number) for number in range(3000)])
     first = start(world)
@@ -279,3 +299,50 @@ def test_log_of_a_failed_write_holds_no_statement_and_no_row(world: World, refus
         " DROP TRIGGER IF EXISTS refusal ON timestamp_records",
     )
     until("the row is there", lambda: world.row_count() == 1)
+
+
+def test_a_record_is_read_soon_at_any_moment(world: World) -> None:
+    # Also when the consumer asks Kafka where the partitions end, which it does each 10 s.
+    start(world)
+    begun = time.monotonic()
+    number = 0
+    while time.monotonic() - begun < 13:
+        number += 1
+        world.produce([command(number)])
+        # Waiting for it ends before the next one is counted.
+        until("the row is there", lambda: world.row_count() == number, 3)  # noqa: B023
+
+
+def test_a_partition_that_is_not_read_is_noticed(
+    world: World, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timestamp_service.consumer.stall._EVERY_SECONDS", 2.0)
+    consumer = Consumer(
+        {"bootstrap.servers": kafka.bootstrap, "group.id": world.group, "auto.offset.reset": "earliest"}
+    )
+    stall = Stall(kafka.admin(), Log("test", logging.CRITICAL))
+
+    read: list[int | None] = []
+    found: list[int] = []
+
+    def turn() -> int:
+        read.extend(message.partition() for message in consumer.consume(100, 0.05))
+        found.extend(stall.check(consumer, paused=False))
+        return len(read)
+
+    try:
+        consumer.subscribe([world.topic])
+        world.produce([command(number) for number in range(100)])
+        until("all is read", lambda: turn() == 100)
+        begun = time.monotonic()
+        while time.monotonic() - begun < 5:
+            turn()
+        assert not found
+        # The library does not fetch it, and nobody knows.
+        consumer.pause([TopicPartition(world.topic, 3)])
+        world.produce([command(number) for number in range(100, 200)])
+        until("it is found", lambda: turn() and found)
+        assert found == [3]
+        assert set(read[100:]) == set(range(12)) - {3}
+    finally:
+        consumer.close()

@@ -51,6 +51,11 @@ def tables(world: World) -> set[str]:
     return {name for (name,) in found}
 
 
+def count(world: World, table: str) -> int:
+    found: int = world.postgres.run(world.database, f"SELECT count(*) FROM {table}")[0][0]  # noqa: S608
+    return found
+
+
 def objects(world: World) -> list[tuple[object, ...]]:
     """Return all that belongs to the table, with names, definitions, owner and rights."""
     return world.postgres.run(
@@ -206,7 +211,7 @@ def test_the_service_goes_on_meanwhile(running: Running) -> None:
 
 def test_a_failing_proof_swaps_nothing(world: World) -> None:
     world.produce([command(number) for number in range(500)])
-    start(world)
+    consumer = start(world)
     until("all is written", lambda: world.row_count() == 500)
     rows = world.rows()
     tampering = (
@@ -214,12 +219,48 @@ def test_a_failing_proof_swaps_nothing(world: World) -> None:
         "UPDATE timestamp_records_rebuild SET created_at = '2020-01-01' WHERE id = %s",
         "DELETE FROM timestamp_records_rebuild WHERE id = %s",
     )
+    assert consumer.process.terminate() == 0
     for change in tampering:
-        with held_before_the_swap(world) as (process, _):
-            world.postgres.run(world.database, change, (str(uuid.UUID(int=7)),))
+        # A message that the consumer has not seen keeps the rebuild from its proof.
+        world.produce([BAD[0][0]])
+        process = world.start_rebuild()
+        until("all is loaded", lambda: NEW in tables(world) and count(world, NEW) == 500)
+        world.postgres.run(world.database, change, (str(uuid.UUID(int=7)),))
+        consumer = start(world)
         assert "the proof fails, and nothing was swapped" in refusal(world, process)
+        assert not process.events("swap_postponed")
         assert world.rows() == rows
+        assert consumer.process.terminate() == 0
     assert rebuild(world)["rows"] == 500
+
+
+def test_nobody_else_writes_to_what_is_proved(world: World) -> None:
+    world.produce([command(number) for number in range(500)])
+    start(world)
+    until("all is written", lambda: world.row_count() == 500)
+    with held_before_the_swap(world) as (process, _):
+        assert count(world, NEW) == 500
+        with session(world) as other, pytest.raises(psycopg2.errors.LockNotAvailable):
+            other.execute(f"SET lock_timeout = '500ms'; DELETE FROM {NEW}")  # noqa: S608
+    assert process.process.wait(60) == 0, process.process.tail()
+    assert world.row_count() == 500
+
+
+def test_the_rest_is_proved_too_and_each_message_counts_once(world: World) -> None:
+    """What comes after the first proof, also where a swap has to be repeated."""
+    world.produce([command(number) for number in range(500)])
+    start(world)
+    until("all is written", lambda: world.row_count() == 500)
+    with held_before_the_swap(world) as (process, _):
+        # Some of these are there already.
+        world.produce([command(number) for number in range(450, 600)])
+        until("the writers' lock was tried in vain", lambda: process.events("swap_postponed"))
+        world.produce([command(number) for number in range(550, 700)])
+    assert process.process.wait(60) == 0, process.process.tail()
+    (line,) = process.events("rebuilt")
+    assert (line["messages"], line["rows"], line["duplicates"]) == (800, 700, 100)
+    until("all is written", lambda: world.row_count() == 700)
+    assert line["checksum_table"] == checksum(world.rows()) == line["checksum_log"]
 
 
 def test_records_that_the_log_lacks_are_not_lost(world: World) -> None:

@@ -11,7 +11,9 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 @pytest.mark.parametrize(
     "identifier",
     [
-        *(str(make) for make in (uuid.uuid1(), uuid.uuid4(), uuid.uuid5(uuid.NAMESPACE_DNS, "a"))),
+        "b3c2b0a6-cab6-11f0-8de9-0242ac120002",
+        "7c3f2aca-c5c9-45f0-a924-5c9ff1762c94",
+        "4f3f2898-69e3-5a0d-820a-c4e87987dbce",
         "01890A5D-AC96-774B-BCCE-B302099A8057",
         "00000000-0000-0000-0000-000000000000",
         "ffffffff-ffff-ffff-ffff-ffffffffffff",

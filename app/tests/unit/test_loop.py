@@ -4,12 +4,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg2
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tests.unit.fake_topic import message
 from tests.unit.test_batch import good
@@ -68,8 +76,43 @@ class FakeConsumer(Consumer):
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
         return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions=range(self.number))})
 
+    # Of the partition: the position, the committed offset, and the first offset with the one after the last.
+    places: ClassVar[tuple[int, int, tuple[int, int]]] = (0, 0, (0, 0))
+
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        return [TopicPartition(one.topic, one.partition, self.places[0]) for one in partitions]
+
+    def committed(self, partitions: list[TopicPartition], timeout: float = -1) -> list[TopicPartition]:
+        return [TopicPartition(one.topic, one.partition, self.places[1]) for one in partitions]
+
     def close(self) -> None:
         self.closed = True
+
+
+_LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+
+class FakeAdmin(AdminClient):
+    """Knows where the partitions of a FakeConsumer end."""
+
+    # Whether the answer comes.
+    answers: ClassVar[bool] = True
+    asked = 0
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def list_offsets(  # type: ignore[override]
+        self, places: dict[TopicPartition, OffsetSpec], **options: Any
+    ) -> dict[TopicPartition, Future[Any]]:
+        FakeAdmin.asked += 1
+        futures = {}
+        for place, which in places.items():
+            futures[place] = future = Future[Any]()
+            if self.answers:
+                end = which is _LATEST
+                future.set_result(SimpleNamespace(offset=FakeConsumer.places[2][end]))
+        return futures
 
 
 class FakeNotifier(Notifier):
@@ -91,7 +134,7 @@ class Running:
         writer = Writer(projection, letters, self.state, log)
         config = settings.read_consumer(CONSUMER)
         notifier = FakeNotifier(None, 0.03)
-        self.loop = Loop(config, writer, projection, self.state, notifier, log, self._connect)
+        self.loop = Loop(config, writer, projection, self.state, notifier, log, self._connect, FakeAdmin)
         self.failures: list[PartitionsError] = []
         self._thread = threading.Thread(target=self._run)
 
@@ -224,3 +267,73 @@ def test_the_watchdog_is_not_fed_while_kafka_refuses_dead_letters(
     before = FakeNotifier.fed
     time.sleep(0.3)
     assert (FakeNotifier.fed > before) == fed
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timestamp_service.consumer.stall._EVERY_SECONDS", 0.1)
+    monkeypatch.setattr("timestamp_service.consumer.loop._REPLACE_SECONDS", 0.0)
+    monkeypatch.setattr(FakeConsumer, "places", FakeConsumer.places)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("position", "committed", "spans"),
+    [
+        (5, 5, (0, 6)),
+        # Nothing was read since the assignment.
+        (-1001, 5, (0, 6)),
+        (-1001, -1001, (0, 6)),
+        (-1001, -1001, (2, 6)),
+        # Of another log than the one that is there.
+        (5, -1001, (0, 3)),
+    ],
+)
+def test_a_consumer_that_reads_nothing_though_messages_wait_is_replaced_once(
+    start: Start, position: int, committed: int, spans: tuple[int, int]
+) -> None:
+    FakeConsumer.places = position, committed, spans
+    running = start(FakeDeadLetters(), FakeProjection())
+    until(lambda: len(running.consumers) == 2)
+    # What does not move even then is no reason for a third one.
+    time.sleep(0.5)
+    assert len(running.consumers) == 2
+    assert running.consumers[0].closed
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("position", "committed", "spans"),
+    [(6, 6, (0, 6)), (-1001, 6, (0, 6)), (-1001, -1001, (6, 6)), (-1001, 2, (6, 6)), (6, 3, (0, 6))],
+)
+def test_a_consumer_that_has_read_all_stays(
+    start: Start, position: int, committed: int, spans: tuple[int, int]
+) -> None:
+    FakeConsumer.places = position, committed, spans
+    running = start(FakeDeadLetters(), FakeProjection())
+    time.sleep(0.5)
+    assert len(running.consumers) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_consumer_that_catches_up_stays(start: Start) -> None:
+    FakeConsumer.places = 0, 0, (0, 1_000)
+    running = start(FakeDeadLetters(), FakeProjection())
+    for position in range(1, 50):
+        FakeConsumer.places = position, 0, (0, 1_000)
+        time.sleep(0.02)
+    assert len(running.consumers) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_messages_are_read_while_kafka_is_asked_where_partitions_end(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeAdmin, "answers", False)
+    before = FakeAdmin.asked
+    running = start(FakeDeadLetters(), FakeProjection())
+    until(lambda: FakeAdmin.asked > before)
+    running.consumer.waiting = [message(good(7), 0, 2)]
+    until(lambda: running.consumer.stored == {0: 3})
+    # Both ends are asked for, and nothing more before the answers come.
+    assert FakeAdmin.asked == before + 2

@@ -112,6 +112,7 @@ def test_what_cannot_be_read_is_answered_and_logged_all_the_same(
     problem = json.loads(body)
     logged = [line for line in map(json.loads, lines) if line["status"] == 400]
     assert b"HTTP/1.1 400 Bad Request" in head
+    assert b"\r\nconnection: close\r\n" in head
     assert len(logged) == 1
     assert logged[0]["correlationId"] == problem["correlationId"]
     assert f"correlationid: {problem['correlationId']}".encode() in head

@@ -40,7 +40,7 @@ def elements_of(text: str) -> tuple[bool, list[str | None]]:
         except StopIteration as end:
             return end.value, found
         if not isinstance(step, Turn):
-            found.append(step)
+            found += step
 
 
 def members_of(text: str) -> dict[str, str | None] | None:

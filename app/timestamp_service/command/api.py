@@ -29,7 +29,7 @@ def recorded(identifier: str) -> Reply:
     """Return the answer to who has recorded one instant."""
     return Reply(
         200,
-        (("content-type", JSON), ("location", f"/api/v1/timestamp/{identifier}")),
+        f"content-type: {JSON}\r\nlocation: /api/v1/timestamp/{identifier}\r\n",
         b'{"id":"%s"}' % identifier.encode(),
     )
 
@@ -37,7 +37,7 @@ def recorded(identifier: str) -> Reply:
 def all_recorded(new: Sequence[str]) -> Reply:
     """Return the answer to who has recorded many instants: their ids, in order."""
     body = b'{"ids":[%s]}' % ",".join([f'"{identifier}"' for identifier in new]).encode()
-    return Reply(200, (("content-type", JSON),), body)
+    return Reply(200, f"content-type: {JSON}\r\n", body)
 
 
 class CommandBackend:
@@ -114,15 +114,16 @@ class CommandBackend:
         new: list[str] = []
         commands: list[tuple[str, bytes]] = []
         turns = Turns()
-        for index, instant in enumerate(sent):
+        for start in range(0, len(sent), bulk.CHUNK):
             if turns.due():
                 await turns.give()
-            if key is None:
-                identifier = identifiers.new()
-            else:
-                identifier = identifiers.from_key(key, f"bulk:{index}", instant.sent)
-            new.append(identifier)
-            commands.append((identifier, messages.encode(Command(identifier, instant.canonical))))
+            for index, instant in enumerate(sent[start : start + bulk.CHUNK], start):
+                if key is None:
+                    identifier = identifiers.new()
+                else:
+                    identifier = identifiers.from_key(key, f"bulk:{index}", instant.sent)
+                new.append(identifier)
+                commands.append((identifier, messages.encode(Command(identifier, instant.canonical))))
         headers = correlation_of(request).kafka_headers()
         try:
             await self._publisher.publish_all(commands, headers, by_key=key is not None)

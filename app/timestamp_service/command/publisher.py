@@ -226,11 +226,14 @@ class Publisher:
         self._reserved += unsent
         try:
             for start in range(0, len(messages), _BULK_TURN):
-                now = self._loop.time()
-                for key, value in messages[start : start + _BULK_TURN]:
-                    self._produce(key, value, headers, partition, report, now)
-                    self._reserved -= 1
-                    unsent -= 1
+                now, before = self._loop.time(), self._taken
+                try:
+                    for key, value in messages[start : start + _BULK_TURN]:
+                        self._produce(key, value, headers, partition, report, now)
+                finally:
+                    sent = self._taken - before
+                    self._reserved -= sent
+                    unsent -= sent
                 await asyncio.sleep(0)
         except BaseException as error:
             # Nobody is there to learn how it ends.

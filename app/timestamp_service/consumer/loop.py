@@ -12,10 +12,12 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from timestamp_service import settings
 from timestamp_service.consumer.batch import Batch
 from timestamp_service.consumer.projection import Projection
+from timestamp_service.consumer.stall import Stall
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
 from timestamp_service.kafka import partitions
@@ -65,8 +67,9 @@ class Loop:
         notifier: Notifier,
         log: Log,
         connect: Callable[[dict[str, Any]], Consumer] = Consumer,
+        admin: Callable[[dict[str, Any]], AdminClient] = AdminClient,
     ) -> None:
-        """Read as `config` says; `writer` writes to `projection`; `connect` takes librdkafka's settings."""
+        """Read as `config` says; `writer` writes to `projection`; the last two take librdkafka's settings."""
         self._topic = config.topic
         self._partitions_expected = config.partitions
         # When (monotonic) to ask for their number; None: it is known.
@@ -81,9 +84,11 @@ class Loop:
         self._stop = threading.Event()
         self._batch = Batch()
         self._writing: tuple[Batch, Future[bool], float] | None = None
-        self._paused = False
+        # The partitions that are not fetched until the batch that is being written is.
+        self._paused: set[int] = set()
         self._last_fed = 0.0
         self._lost: KafkaError | None = None
+        self._stall = Stall(admin(config.kafka.client()), log)
         self._config = config
         self._connect = connect
         self._consumer = self._new_consumer()
@@ -155,7 +160,7 @@ class Loop:
         if self._writing is not None:
             self._writing[0].next_offsets.clear()
         self._batch = Batch()
-        self._paused = False
+        self._paused = set()
         if not self._close():
             raise RuntimeError("the lost consumer does not close: only a new process can continue")
         self._stop.wait(_REPLACE_SECONDS)
@@ -168,6 +173,7 @@ class Loop:
         if self._lost is not None:
             raise LostError(self._lost.str())
         self._check_partitions()
+        self._check_stall()
         self._settle()
         self._state.oldest_ms = (self._batch if self._writing is None else self._writing[0]).oldest_ms
         if self._writing is None and (self._batch.count or self._writer.idle_seconds() > _PING_SECONDS):
@@ -201,6 +207,12 @@ class Loop:
         partitions.require(self._topic, number, self._partitions_expected)
         self._partitions_due = None
         self._state.joined = True
+
+    def _check_stall(self) -> None:
+        """Raise LostError when messages of a partition wait and none comes: a new consumer may read them."""
+        partitions = self._stall.check(self._consumer, paused=bool(self._paused))
+        if partitions:
+            raise LostError(f"nothing is read of partitions {partitions}, though messages wait there")
 
     def _gather(self, seconds: float) -> None:
         """Add the messages that have arrived, waiting up to `seconds` for the first one."""
@@ -246,16 +258,17 @@ class Loop:
     def _pause(self) -> None:
         """Stop fetching what cannot be written. Polling continues: it keeps us in the group."""
         assigned = self._consumer.assignment()
-        if not self._paused:
+        if assigned and not self._paused:
             self._log.warning("paused", partitions=len(assigned))
-            self._paused = True
         # At each turn, as partitions may have been added.
         self._consumer.pause(assigned)
+        self._paused |= {partition.partition for partition in assigned}
 
     def _resume(self) -> None:
+        """Fetch again what was paused: also partitions that were lost, which stay paused in the library."""
         if self._paused:
-            self._paused = False
-            self._consumer.resume(self._consumer.assignment())
+            self._consumer.resume([TopicPartition(self._topic, partition) for partition in self._paused])
+            self._paused = set()
             self._log.info("resumed")
 
     def _watch_writer(self) -> None:

@@ -31,7 +31,8 @@ WAIT_SECONDS = 2.0
 
 def read(record: Record) -> Reply:
     """Return the answer to who reads `record`."""
-    return Reply(200, (("content-type", JSON), *_caching_headers(record.identifier)), record.to_json())
+    headers = f"content-type: {JSON}\r\n{_caching_headers(record.identifier)}"
+    return Reply(200, headers, record.to_json())
 
 
 def not_modified(identifier: str) -> Reply:
@@ -39,8 +40,8 @@ def not_modified(identifier: str) -> Reply:
     return Reply(304, _caching_headers(identifier), b"")
 
 
-def _caching_headers(identifier: str) -> tuple[tuple[str, str], ...]:
-    return ("etag", caching.entity_tag(identifier)), ("cache-control", caching.FOR_EVER)
+def _caching_headers(identifier: str) -> str:
+    return f"etag: {caching.entity_tag(identifier)}\r\ncache-control: {caching.FOR_EVER}\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Timestamp:
         if record is None:
             raise problems.try_again(
                 404, "There is no record of this id. One just posted may still be on its way."
-            ).with_headers(("cache-control", caching.NEVER))
+            ).with_header("cache-control", caching.NEVER)
         reply = not_modified(identifier) if caching.has_it(request, identifier) else read(record)
         reply.fill(response)
 
@@ -203,7 +204,7 @@ class Timestamps:
         except CrowdedError:
             raise problems.try_again(503, "Too many pages are asked for. Try again shortly.") from None
         # Records of past instants may come at any time.
-        headers = ("content-type", JSON), ("cache-control", caching.NEVER)
+        headers = f"content-type: {JSON}\r\ncache-control: {caching.NEVER}\r\n"
         Reply(200, headers, wanted.page(records)).fill(response)
 
     on_head = on_get

@@ -12,7 +12,7 @@ from timestamp_service.database.schema import TABLE
 from timestamp_service.runtime.logs import RateLimitedLog
 
 _PREPARE_SECONDS = 2.0
-_BACKOFF_SECONDS = (0.1, 2.0)
+_BACKOFF_SECONDS = (0.1, 0.5)
 
 
 class UnavailableError(Exception):

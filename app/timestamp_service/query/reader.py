@@ -1,10 +1,13 @@
 """Reading records: lookups that come while a query is on its way become the next query, together."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
+import psycopg2
+
 from timestamp_service.database import connections
-from timestamp_service.database.connections import AsyncConnection
+from timestamp_service.database.connections import AsyncConnection, DeadlineError
 from timestamp_service.database.records import COLUMNS, Record
 from timestamp_service.database.schema import TABLE
 from timestamp_service.query.lane import Lane, UnavailableError
@@ -26,6 +29,10 @@ SELECT {COLUMNS} FROM {TABLE} WHERE id = ANY ($1)
 """  # noqa: S608 (the table's name is our own)
 _EXECUTE = "EXECUTE lookup (%s::uuid[])"
 
+# A database that restarts is back within a few seconds: for so long after the last connection was lost,
+# lookups wait for the next one. Later they fail at once.
+_RESTART_SECONDS = 5.0
+
 # A warning of an outage is repeated at this rate.
 _LOG_SECONDS = 10.0
 
@@ -44,10 +51,17 @@ class Reader:
         self._hold_handle: asyncio.Handle | None = None
         self._idle: list[asyncio.Future[None]] = []
         self._last_progress = self._loop.time()
+        # When the last connection was lost; None: there is one.
+        self._lost_at: float | None = float("-inf")
+        self._restart_handle: asyncio.Handle | None = None
+        # Whether an answer was overdue since a connection was made.
+        self._late = False
+        # How often lookups lost their connection, by id: each connection may have been cut, and no more.
+        self._tries: dict[str, int] = {}
         dsn = connections.dsn(config.database, "timestamp-query")
         limited = RateLimitedLog(log, _LOG_SECONDS)
         self._lanes = [
-            Lane(dsn, _PREPARE, self._answer, self._fail_pending, limited) for _ in range(config.connections)
+            Lane(dsn, _PREPARE, self._answer, self._on_lost, limited) for _ in range(config.connections)
         ]
 
     @property
@@ -66,21 +80,25 @@ class Reader:
         return await asyncio.shield(self.look_up(identifier))
 
     async def check(self) -> str | None:
-        """Name the database, or its table, when it does not answer."""
+        """Name the database, or its table, when it does not answer; without waiting for a restart."""
         try:
-            await self.get(_NOBODY)
+            if self.connected:
+                await self.get(_NOBODY)
+                return None
         except UnavailableError:
-            return next((lane.missing for lane in self._lanes if lane.missing != "database"), "database")
-        return None
+            pass
+        return next((lane.missing for lane in self._lanes if lane.missing != "database"), "database")
 
     def progressing(self) -> bool:
-        """Return whether queries end by when they are due."""
-        return not self._pending or self._loop.time() - self._last_progress < _STUCK_SECONDS
+        """Return whether queries end by when they are due; without a connection none can."""
+        idle = not (self._pending and self.connected)
+        return idle or self._loop.time() - self._last_progress < _STUCK_SECONDS
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._hold_handle is not None:
-            self._hold_handle.cancel()
+        for handle in (self._hold_handle, self._restart_handle):
+            if handle is not None:
+                handle.cancel()
         await asyncio.gather(*(lane.close() for lane in self._lanes))
 
     def look_up(self, identifier: str) -> "asyncio.Future[Record | None]":
@@ -88,13 +106,11 @@ class Reader:
         lookup = self._pending.get(identifier)
         if lookup is not None:
             return lookup
-        if not (self._lanes[0].connected or self.connected):
+        if not (self._lanes[0].connected or self.connected or self._restarting()):
             raise UnavailableError
         if not self._pending:
             self._pending_since = self._loop.time()
         lookup = self._pending[identifier] = self._loop.create_future()
-        # Nobody may be left to learn of its failure.
-        lookup.add_done_callback(_ignore_failure)
         if not self._looking_up:
             self._wake()
         elif self._hold_handle is None:
@@ -121,6 +137,9 @@ class Reader:
 
     async def _answer(self, connection: AsyncConnection) -> None:
         """Answer batches until the connection fails."""
+        self._lost_at = None
+        self._late = False
+        self._last_progress = self._loop.time()
         while True:
             if not self._due():
                 wanted: asyncio.Future[None] = self._loop.create_future()
@@ -135,15 +154,17 @@ class Reader:
             self._looking_up += 1
             try:
                 rows = await connection.fetch(_EXECUTE, (list(batch),), _QUERY_SECONDS)
-            except BaseException:
-                for lookup in batch.values():
-                    _fail(lookup)
+            except BaseException as error:
+                self._give_back(batch, error)
                 # What is held while this connection was busy takes another one.
                 self._wake()
                 raise
             finally:
                 self._looking_up -= 1
             self._last_progress = self._loop.time()
+            if self._tries:
+                for identifier in batch:
+                    self._tries.pop(identifier, None)
             records = {row[0]: Record.from_row(*row) for row in rows}
             for identifier, lookup in batch.items():
                 resolve(lookup, records.get(identifier))
@@ -157,12 +178,34 @@ class Reader:
             del self._pending[identifier]
         return batch
 
-    def _fail_pending(self) -> None:
+    def _give_back(self, batch: dict[str, "asyncio.Future[Record | None]"], error: BaseException) -> None:
+        """Let lookups whose connection was lost wait for another one; let all others fail."""
+        self._late |= isinstance(error, DeadlineError)
+        for identifier, lookup in batch.items():
+            tries = self._tries.pop(identifier, 0)
+            if isinstance(error, psycopg2.Error) and tries < len(self._lanes):
+                self._tries[identifier] = tries + 1
+                other = self._pending.setdefault(identifier, lookup)
+                if other is not lookup:
+                    other.add_done_callback(partial(_follow, lookup))
+            else:
+                _fail(lookup)
+
+    def _restarting(self) -> bool:
+        return self._lost_at is not None and self._loop.time() - self._lost_at < _RESTART_SECONDS
+
+    def _on_lost(self) -> None:
         if self.connected:
             return
-        batch, self._pending = self._pending, {}
-        for lookup in batch.values():
-            _fail(lookup)
+        if self._lost_at is None:
+            # One that keeps the connection and does not answer is frozen, and does not restart.
+            self._lost_at = float("-inf") if self._late else self._loop.time()
+            self._restart_handle = self._loop.call_later(_RESTART_SECONDS, self._on_lost)
+        if not self._restarting():
+            batch, self._pending = self._pending, {}
+            self._tries.clear()
+            for lookup in batch.values():
+                _fail(lookup)
 
 
 def resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> None:
@@ -174,13 +217,18 @@ def resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> N
 def _fail(future: "asyncio.Future[Any]") -> None:
     if not future.done():
         future.set_exception(UnavailableError())
+        # Nobody may be left to learn of it: asyncio must not log that either.
+        future.exception()
+
+
+def _follow(future: "asyncio.Future[Record | None]", other: "asyncio.Future[Record | None]") -> None:
+    """End `future` as another lookup of the same id has ended."""
+    if other.cancelled() or other.exception() is not None:
+        _fail(future)
+    else:
+        resolve(future, other.result())
 
 
 def _finish(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _ignore_failure(future: "asyncio.Future[Any]") -> None:
-    if not future.cancelled():
-        future.exception()

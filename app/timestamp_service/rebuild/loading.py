@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from timestamp_service.kafka.topic import Topic
 from timestamp_service.rebuild.dead_letter_index import Position
@@ -21,6 +21,10 @@ class Loaded:
     total: int = 0
     # Why each message that can never be projected cannot.
     bad: dict[Position, str] = field(default_factory=dict)
+
+    def copy(self) -> "Loaded":
+        """Return what is loaded by now."""
+        return replace(self, next_offsets=dict(self.next_offsets), bad=dict(self.bad))
 
     def add(self, rows: Rows, written: Written) -> None:
         """Count what was written of `rows`."""

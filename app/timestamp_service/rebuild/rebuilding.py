@@ -11,7 +11,7 @@ from timestamp_service.rebuild.dead_letter_index import DeadLetterIndex, Positio
 from timestamp_service.rebuild.loading import Loaded, load
 from timestamp_service.rebuild.progress import Progress
 from timestamp_service.rebuild.proof import Proof
-from timestamp_service.rebuild.table import LockedError, Swap, Table
+from timestamp_service.rebuild.table import LockedError, SealedTable, Table, Written
 from timestamp_service.runtime.logs import Log
 from timestamp_service.settings import Rebuild
 
@@ -23,6 +23,8 @@ _NEAR_MESSAGES = 20_000
 _SWAP_SECONDS = 300.0
 _AGAIN_SECONDS = 1.0
 _REMOVE_SECONDS = 60.0
+# So many records of the old table that the new one does not have yet are looked at together.
+_UNKNOWN_MOST = 10_000
 
 
 class RebuildError(Exception):
@@ -60,25 +62,37 @@ class Rebuilding:
         self._stopped = stopped
         self._begins = _whole(topic)
         self._loaded = Loaded(dict(self._begins))
+        self._proved = Written(0, 0)
 
     def run(self) -> Rebuilt:
         """Load the log, prove the new table, and swap it with the old one."""
         self._catch_up()
         self._require_dead_letters()
+        with self._table.sealed() as table:
+            self._progress.state("proving")
+            # The whole table, for which the writers need not wait.
+            self._proved = table.measure()
+            self._prove(self._loaded.next_offsets)
+            if not self._config.drop_unknown:
+                self._require_known(table)
+            return self._swap_in_time(table)
+
+    def _swap_in_time(self, table: SealedTable) -> Rebuilt:
         deadline = time.monotonic() + _SWAP_SECONDS
         while True:
+            self._catch_up()
+            self._proved += table.measure_rest()
+            self._require_dead_letters()
             try:
-                return self._swap()
+                return self._swap(table)
             except (LockedError, StalledError) as error:
                 self._log.warning("swap_postponed", reason=str(error), retry_seconds=_AGAIN_SECONDS)
                 if time.monotonic() > deadline:
                     raise RebuildError(
-                        f"the swap did not come about within {_SWAP_SECONDS:g} s: {error}."
+                        f"the tables could not be swapped within {_SWAP_SECONDS:g} s: {error}."
                         " End what holds the table (pg_stat_activity shows it), and start the rebuild again."
                     ) from None
             self._pause()
-            self._catch_up()
-            self._require_dead_letters()
 
     def remove_old(self) -> None:
         """Remove the replaced table, once nobody reads it."""
@@ -100,22 +114,44 @@ class Rebuilding:
             if total - done < _NEAR_MESSAGES:
                 return
 
-    def _swap(self) -> Rebuilt:
-        self._progress.state("proving and swapping")
-        with self._table.writers_held() as swap:
-            held_at = time.monotonic()
-            # All that the writers have written by now is before these ends.
-            ends = self._ends()
-            load(self._topic, self._table, self._loaded, ends, lambda _count: None, _STALL_HELD_SECONDS)
-            missing = self._without_dead_letter()
+    def _require_known(self, table: SealedTable) -> None:
+        """Refuse when the old table has records that the log does not have."""
+        while True:
+            unknown = table.unknown(_UNKNOWN_MOST)
+            # The writers may be ahead of us; what they had written by now is in the log by now.
+            self._catch_up()
+            self._proved += table.measure_rest()
+            missing = table.missing(unknown)
             if missing:
-                raise LockedError(f"{_named(missing)} has no dead letter yet")
-            proof = self._prove(swap, ends)
-            swap.exchange(self._stopped)
-            return Rebuilt(proof, time.monotonic() - held_at)
+                raise RebuildError(
+                    "the table has records that the log does not have, which would be lost, and nothing was"
+                    f" swapped: {', '.join(missing[:10])}. Restore the log from its backup, or, if they are"
+                    " not true, rebuild with REBUILD_DROP_UNKNOWN=true."
+                )
+            if len(unknown) < _UNKNOWN_MOST:
+                return
 
-    def _prove(self, swap: Swap, ends: dict[int, int]) -> Proof:
-        measured = swap.measure()
+    def _swap(self, table: SealedTable) -> Rebuilt:
+        self._progress.state("swapping")
+        loaded, proved = self._loaded.copy(), self._proved
+        try:
+            with table.writers_held():
+                held_at = time.monotonic()
+                # All that the writers have written by now is before these ends.
+                ends = self._ends()
+                load(self._topic, self._table, self._loaded, ends, lambda _count: None, _STALL_HELD_SECONDS)
+                missing = self._without_dead_letter()
+                if missing:
+                    raise LockedError(f"{_named(missing)} has no dead letter yet")
+                self._proved += table.measure_rest()
+                proof = self._prove(ends)
+                table.exchange(self._stopped)
+                return Rebuilt(proof, time.monotonic() - held_at)
+        except BaseException:
+            self._loaded, self._proved = loaded, proved
+            raise
+
+    def _prove(self, ends: dict[int, int]) -> Proof:
         loaded = self._loaded
         proof = Proof(
             messages=_distance(self._begins, ends),
@@ -123,8 +159,8 @@ class Rebuilding:
             duplicates=loaded.duplicates,
             dead_letters=len(loaded.bad),
             log_total=loaded.total,
-            rows=measured.rows,
-            table_total=measured.total,
+            rows=self._proved.rows,
+            table_total=self._proved.total,
         )
         failures = proof.failures()
         if failures:
@@ -132,14 +168,6 @@ class Rebuilding:
                 f"the proof fails, and nothing was swapped: {'; '.join(failures)}."
                 " Start the rebuild again; if it fails again, somebody else writes to the new table."
             )
-        if not self._config.drop_unknown:
-            unknown = swap.unknown()
-            if unknown:
-                raise RebuildError(
-                    "the table has records that the log does not have, which would be lost, and nothing was"
-                    f" swapped: {', '.join(unknown)}. Restore the log from its backup, or, if they are not"
-                    " true, rebuild with REBUILD_DROP_UNKNOWN=true."
-                )
         return proof
 
     def _require_dead_letters(self) -> None:

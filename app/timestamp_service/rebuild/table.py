@@ -39,10 +39,16 @@ _READERS_PAUSE_SECONDS = 0.5
 # How long to retry that, while the writers wait.
 _READERS_DEADLINE_SECONDS = 20.0
 
+_IN_TRANSACTION = (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR)
+
 _COPY = copy_statement(NEW)
 _INSERT = insert_statement(NEW, returning=True)
 _UNKNOWN = f"""
-SELECT id::text FROM {TABLE} AS old WHERE NOT EXISTS (SELECT FROM {NEW} AS new WHERE new.id = old.id) LIMIT 10
+SELECT id::text FROM {TABLE} AS old WHERE NOT EXISTS (SELECT FROM {NEW} AS new WHERE new.id = old.id) LIMIT %s
+"""  # noqa: S608
+_MISSING = f"""
+SELECT old.id::text FROM unnest(%s::uuid[]) AS old (id)
+WHERE NOT EXISTS (SELECT FROM {NEW} AS new WHERE new.id = old.id)
 """  # noqa: S608
 _MAKE = f"BEGIN; SET LOCAL ROLE {OWNER}; {schema.definition(NEW)}"
 # The constraints and indexes of a table, whose names begin with that of the table.
@@ -69,6 +75,10 @@ class Written:
     rows: int
     total: int
 
+    def __add__(self, other: "Written") -> "Written":
+        """Return both together."""
+        return Written(self.rows + other.rows, self.total + other.total)
+
 
 class Table:
     """The new table, on one connection that is used by one thread at a time."""
@@ -77,6 +87,8 @@ class Table:
         """Create the new table; remove what an earlier rebuild left. Raises psycopg2.Error, BusyError."""
         self._dsn = connections.dsn(database, APPLICATION)
         self._connection = connections.connect(self._dsn)
+        # While it is sealed: the ids of the rows that were written since the last proof.
+        self._unproved: list[str] | None = None
         try:
             self._take_lock()
             with self._cursor() as cursor:
@@ -98,38 +110,42 @@ class Table:
         if not rows:
             return Written(0, 0)
         with self._cursor() as cursor:
-            try:
-                cursor.copy_expert(_COPY, io.BytesIO(copy_text(rows)), size=1 << 20)
-            except errors.UniqueViolation:
-                pass
-            else:
-                return Written(len(rows), sum(row.number for row in rows))
+            # A COPY is quicker, but when it fails it ends the transaction of a sealed table too.
+            if self._unproved is None:
+                try:
+                    cursor.copy_expert(_COPY, io.BytesIO(copy_text(rows)), size=1 << 20)
+                except errors.UniqueViolation:
+                    pass
+                else:
+                    return Written(len(rows), sum(row.number for row in rows))
             cursor.execute(_INSERT, arrays(rows))
             numbers = {row.identifier: row.number for row in rows}
-            written = [numbers[identifier] for (identifier,) in cursor.fetchall()]
-            return Written(len(written), sum(written))
+            written = [identifier for (identifier,) in cursor.fetchall()]
+            if self._unproved is not None:
+                self._unproved += written
+            return Written(len(written), sum(numbers[identifier] for identifier in written))
 
     @contextmanager
-    def writers_held(self) -> Iterator["Swap"]:
-        """Block the writers of the old table, not its readers; yield the swap, which is possible meanwhile.
+    def sealed(self) -> Iterator["SealedTable"]:
+        """From here to the swap nobody else can write to the new table: what is proved stays proved.
 
-        Raises LockedError when the writers do not release the table, and psycopg2.Error.
+        All is one transaction, also what `write` writes. Raises psycopg2.Error.
         """
-        gate = connections.connect(self._dsn)
+        with self._cursor() as cursor:
+            cursor.execute(
+                f"BEGIN; SET LOCAL ROLE {OWNER}; SET LOCAL lock_timeout = '{_WRITERS_SECONDS}s';"
+                " SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0;"
+                " SET LOCAL idle_in_transaction_session_timeout = 0;"
+                f" LOCK TABLE {NEW} IN SHARE ROW EXCLUSIVE MODE"
+            )
+        self._unproved = []
         try:
-            with _bounded(gate, _STATEMENT_SECONDS), gate.cursor() as cursor:
-                cursor.execute(
-                    f"BEGIN; SET LOCAL ROLE {OWNER}; SET LOCAL lock_timeout = '{_WRITERS_SECONDS}s';"
-                    " SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = '5min'"
-                )
-                try:
-                    cursor.execute(f"LOCK TABLE {TABLE} IN SHARE ROW EXCLUSIVE MODE")
-                except errors.LockNotAvailable:
-                    raise LockedError(f"a writer has held {TABLE} for {_WRITERS_SECONDS} s") from None
-            yield Swap(gate)
+            yield SealedTable(self._connection, self._unproved)
         finally:
-            # This rolls back what is not committed.
-            gate.close()
+            self._unproved = None
+            if self._connection.info.transaction_status in _IN_TRANSACTION:
+                with self._cursor() as cursor:
+                    cursor.execute("ROLLBACK")
 
     def remove_old(self) -> bool:
         """Remove the replaced table; return False if somebody is still reading it."""
@@ -178,27 +194,59 @@ class Table:
                 raise
 
 
-class Swap:
-    """The swap of the tables, while the writers are blocked."""
+class SealedTable:
+    """The new table while only we can write to it, and its swap with the old one."""
 
-    def __init__(self, gate: extensions.connection) -> None:
-        """Use `gate`, whose transaction holds the lock and has the owner's rights."""
-        self._gate = gate
+    def __init__(self, connection: extensions.connection, unproved: list[str]) -> None:
+        """Use `connection`, whose transaction has the lock and the owner's rights."""
+        self._connection = connection
+        self._unproved = unproved
 
     def measure(self) -> Written:
         """Read the whole new table: the number of its rows, and the sum of their numbers."""
-        with _bounded(self._gate, _PROOF_SECONDS), self._gate.cursor() as cursor:
-            cursor.execute(checksum.query(NEW))
-            row = cursor.fetchone()
-        if row is None:
-            raise psycopg2.DataError("the proof has no row")
-        return Written(int(row[0]), int(row[1]))
+        return self._measure(checksum.query(NEW))
 
-    def unknown(self) -> list[str]:
-        """Return ids (at most ten) that are in the old table only."""
-        with _bounded(self._gate, _PROOF_SECONDS), self._gate.cursor() as cursor:
-            cursor.execute(_UNKNOWN)
-            return [identifier for (identifier,) in cursor.fetchall()]
+    def measure_rest(self) -> Written:
+        """Read the rows that were written since the last time (or since it is sealed)."""
+        try:
+            return self._measure(f"{checksum.query(NEW)} WHERE id = ANY (%s::uuid[])", self._unproved)
+        finally:
+            self._unproved.clear()
+
+    def unknown(self, most: int) -> list[str]:
+        """Return ids (at most `most`) that are in the old table only, perhaps only so far."""
+        return self._identifiers(_UNKNOWN, most)
+
+    def missing(self, identifiers: Sequence[str]) -> list[str]:
+        """Return those of `identifiers` that are not in the new table."""
+        return self._identifiers(_MISSING, list(identifiers))
+
+    @contextmanager
+    def writers_held(self) -> Iterator[None]:
+        """Block the writers of the old table, not its readers.
+
+        When it ends by an exception, all that was written meanwhile is taken back. Raises LockedError when
+        the writers do not release the table, and psycopg2.Error.
+        """
+        with self._cursor(_STATEMENT_SECONDS) as cursor:
+            cursor.execute(
+                f"SAVEPOINT writers; SET LOCAL lock_timeout = '{_WRITERS_SECONDS}s';"
+                # Of a rebuild that is frozen the writers must not wait for ever.
+                " SET LOCAL idle_in_transaction_session_timeout = '5min'"
+            )
+            try:
+                cursor.execute(f"LOCK TABLE {TABLE} IN SHARE ROW EXCLUSIVE MODE")
+            except errors.LockNotAvailable:
+                cursor.execute("ROLLBACK TO SAVEPOINT writers")
+                raise LockedError(f"a writer has held {TABLE} for {_WRITERS_SECONDS} s") from None
+        try:
+            yield
+        except BaseException:
+            self._unproved.clear()
+            if not self._connection.closed:
+                with self._cursor(_STATEMENT_SECONDS) as cursor:
+                    cursor.execute("ROLLBACK TO SAVEPOINT writers")
+            raise
 
     def exchange(self, stopped: Callable[[], bool]) -> None:
         """Swap the tables; the writers then continue with the new one.
@@ -206,7 +254,7 @@ class Swap:
         Raises LockedError when the readers do not release the old table in time or before `stopped`.
         """
         deadline = time.monotonic() + _READERS_DEADLINE_SECONDS
-        with _bounded(self._gate, _READERS_DEADLINE_SECONDS * 2), self._gate.cursor() as cursor:
+        with self._cursor(_READERS_DEADLINE_SECONDS * 2) as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = '{_READERS_MS}ms'; SAVEPOINT readers")
             while True:
                 try:
@@ -226,6 +274,24 @@ class Swap:
                 cursor.execute(f"ALTER TABLE {table} RENAME TO {name}")
             cursor.execute(f"ALTER TABLE {TABLE} RESET (autovacuum_enabled)")
             cursor.execute("COMMIT")
+
+    def _measure(self, query: str, *parameters: object) -> Written:
+        with self._cursor(_PROOF_SECONDS) as cursor:
+            cursor.execute(query, parameters)
+            row = cursor.fetchone()
+        if row is None:
+            raise psycopg2.DataError("the proof has no row")
+        return Written(int(row[0]), int(row[1]))
+
+    def _identifiers(self, query: str, *parameters: object) -> list[str]:
+        with self._cursor(_PROOF_SECONDS) as cursor:
+            cursor.execute(query, parameters)
+            return [identifier for (identifier,) in cursor.fetchall()]
+
+    @contextmanager
+    def _cursor(self, seconds: float) -> Iterator[extensions.cursor]:
+        with _bounded(self._connection, seconds), self._connection.cursor() as cursor:
+            yield cursor
 
 
 def _rename(kind: str, table: str, part: str, name: str) -> str:

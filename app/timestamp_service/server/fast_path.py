@@ -19,6 +19,7 @@ from timestamp_service.web.reply import FastPath, Reply
 from timestamp_service.web.request_log import RequestLog
 
 _START = "/api/v1/timestamp/"
+_ROUTE = f"{_START}{{text}}"
 # Headers that change neither what is done nor what is answered.
 _IGNORED = frozenset(
     (
@@ -104,38 +105,52 @@ class UvicornRequest:
 
     def send(self, reply: Reply) -> None:
         """Answer the request, and log it. It never raises: who calls it has others to answer too."""
-        try:
-            self._send(reply)
-        except Exception as error:
-            self._request_log.failed(self.correlation, error)
-
-    def _send(self, reply: Reply) -> None:
-        metrics.FAST_PATH.observe()
         cycle, of_request = self._cycle, self.correlation
-        self._request_log.record(
-            of_request,
-            self.command_id,
-            cycle.scope["method"],
-            f"{_START}{{text}}",
-            cycle.scope["path"],
-            reply.status,
-            self._started,
-        )
-        if cycle.disconnected:
-            return
-        cycle.response_started = cycle.response_complete = True
-        always = b"".join([b"%s: %s\r\n" % header for header in cycle.default_headers])
-        cycle.transport.write(encode(reply, of_request, always, keep_alive=cycle.keep_alive))
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
+        try:
+            metrics.FAST_PATH.observe()
+            scope = cycle.scope
+            self._request_log.record(
+                of_request,
+                self.command_id,
+                scope["method"],
+                _ROUTE,
+                scope["path"],
+                reply.status,
+                self._started,
+            )
+            if cycle.disconnected:
+                return
+            cycle.response_started = cycle.response_complete = True
+            always = _always.lines(cycle.default_headers)
+            cycle.transport.write(encode(reply, of_request, always, cycle.keep_alive))
+            if not cycle.keep_alive:
+                cycle.transport.close()
+            cycle.on_response()
+        except Exception as error:
+            self._request_log.failed(of_request, error)
 
 
-def encode(reply: Reply, of_request: Correlation, always: bytes, *, keep_alive: bool) -> bytes:
+class _Always:
+    """The header lines that every answer has; uvicorn lists them anew once a second, for the date."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def lines(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers = headers
+            self._lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+        return self._lines
+
+
+_always = _Always()
+
+
+def encode(reply: Reply, of_request: Correlation, always: bytes, keep_alive: bool) -> bytes:
     """Return `reply` as HTTP/1.1 has it; `always`: header lines that every answer has."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in (*reply.headers, *of_request.reply_headers())])
     close = "" if keep_alive else "connection: close\r\n"
-    head = f"{lines}{close}content-length: {len(reply.body)}\r\n\r\n"
+    head = f"{reply.headers}{of_request.reply_headers()}{close}content-length: {len(reply.body)}\r\n\r\n"
     return b"%s%s%s%s" % (STATUS_LINE[reply.status], always, head.encode("latin-1"), reply.body)
 
 

@@ -29,17 +29,17 @@ class Problem(falcon.HTTPError):
         """Answer `status` with `detail`; `members` are added to the problem (RFC 9457, section 3.2)."""
         super().__init__(status, description=detail)
         self.members = members
-        self.reply_headers: tuple[tuple[str, str], ...] = ()
+        self.reply_headers = ""
 
-    def with_headers(self, *headers: tuple[str, str]) -> "Problem":
-        """Return this problem, answered with `headers` too (names in lower case)."""
-        self.reply_headers += headers
+    def with_header(self, name: str, value: str) -> "Problem":
+        """Return this problem, answered with a header too (its name in lower case)."""
+        self.reply_headers += f"{name}: {value}\r\n"
         return self
 
 
 def try_again(status: int, detail: str) -> Problem:
     """Return a problem that may be gone in a second."""
-    return Problem(status, detail).with_headers(("retry-after", "1"))
+    return Problem(status, detail).with_header("retry-after", "1")
 
 
 def unavailable(dependency: str) -> Problem:
@@ -85,6 +85,6 @@ def reply(problem: Problem, instance: str, correlation_id: str) -> Reply:
         text = f"{text[:-1]},{members}}}"
     return Reply(
         status,
-        (*problem.reply_headers, ("content-type", MEDIA_TYPE)),
+        f"{problem.reply_headers}content-type: {MEDIA_TYPE}\r\n",
         text.encode("utf-8", "replace"),
     )

@@ -13,6 +13,7 @@ from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.metrics import HistogramBuffer
 from timestamp_service.web import headers, problems, routes
+from timestamp_service.web.reply import set_headers
 
 # As json.dumps does, of one text.
 _quoted = json.encoder.encode_basestring_ascii
@@ -109,8 +110,7 @@ class CorrelationMiddleware:
         """Answer the correlation, and record the request."""
         context = request.context
         of_request: Correlation = context.correlation
-        for name, value in of_request.reply_headers():
-            response.set_header(name, value)
+        set_headers(response, of_request.reply_headers())
         self._request_log.record(
             of_request,
             context.get("command_id"),
