@@ -31,6 +31,8 @@ CERTIFICATES = (
     ("/etc/nginx/timestamp-service.crt", "/etc/nginx/timestamp-service.key"),
 )
 VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
+# Of Debian's time daemons: no two of them are installed.
+TIME_UNITS = ("chrony.service", "ntpsec.service", "openntpd.service", "systemd-timesyncd.service")
 UNIT_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState")
 SECONDS = 5
 
@@ -98,10 +100,44 @@ def units(names: list[str]) -> list[dict[str, str]]:
     return found
 
 
+def outdated(names: list[str]) -> list[list[str]]:
+    """Each unit, of these and of all that are noted, that runs with something else than what is on the disk.
+
+    With it: the path of what is different.
+    """
+    noted = [path.name for path in pathlib.Path("/run/unit_state").glob("*.*")]
+    said = run("/usr/local/lib/timestamp-service/unit_state", "compare", *sorted({*names, *noted}))
+    return [line.split(" ", 1) for line in said.stdout.splitlines()]
+
+
+def updates() -> dict[str, list[str]]:
+    """Packages that wait for an update, and those of them whose update mends a fault of security.
+
+    As the lists of packages say, which the node renews daily.
+    """
+    said = run("apt-get", "--simulate", "--quiet=2", "dist-upgrade")
+    lines = [line.split(maxsplit=2) for line in said.stdout.splitlines() if line.startswith("Inst ")]
+    secure = [name for _, name, rest in lines if "debian-security" in rest.lower()]
+    return {"all": [name for _, name, _ in lines], "security": secure}
+
+
+def reboot() -> list[str]:
+    """Why the node waits for a reboot, such as programs that still run though an update has replaced them."""
+    reasons = ["an update asks for it"] if os.path.exists("/run/reboot-required") else []
+    said = run("/usr/local/lib/timestamp-service/unit_state", "replaced")
+    return reasons + [f"{name} runs what an update has replaced" for name in said.stdout.splitlines()]
+
+
 def failed_units() -> list[str]:
     """Names of all units that systemd calls failed."""
     said = run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--full")
     return [line.split()[0] for line in said.stdout.splitlines() if line.strip()]
+
+
+def time_unit() -> str:
+    """Name of the unit that keeps the time; empty where there is none."""
+    loaded = [one["Id"] for one in units(list(TIME_UNITS)) if one.get("LoadState") == "loaded"]
+    return (loaded or [""])[0]
 
 
 def reach(peer: str) -> dict[str, str]:
@@ -148,6 +184,10 @@ def state(question: dict[str, Any]) -> dict[str, Any]:
     return {
         "time": time.time(),
         "units": units(question.get("units", [])),
+        "outdated": outdated([name for name in question.get("units", []) if not name.endswith(".timer")]),
+        "updates": updates(),
+        "reboot": reboot(),
+        "time_unit": time_unit(),
         "failed_units": failed_units(),
         "certificates": certificates(),
         "volumes": volumes(),

@@ -25,7 +25,8 @@ description:
     that are not listed stay as they are. Of a listed principal's rules, those that are not listed are
     removed.
   - A topic is never deleted, and its partitions and replicas are never changed.
-  - Whether a user has its password is tried by logging in with it.
+  - Whether a user has its password is tried by logging in with it. A user may have one for each mechanism, so
+    that it has two while its password is changed.
 options:
   bootstrap_servers:
     description: Brokers to ask first, HOST:PORT with commas between. They must speak SASL_SSL.
@@ -40,7 +41,7 @@ options:
     type: str
     required: true
   password:
-    description: Password of I(username).
+    description: Password of I(username), by SCRAM-SHA-512 or, if that is refused, by SCRAM-SHA-256.
     type: str
     required: true
   topics:
@@ -69,6 +70,20 @@ options:
     description: Password of each user that must be there, by name.
     type: dict
     default: {}
+  mechanism:
+    description: The SCRAM mechanism of I(passwords).
+    type: str
+    choices: [SCRAM-SHA-256, SCRAM-SHA-512]
+    default: SCRAM-SHA-512
+  exclusive:
+    description: Whether the users of I(passwords) have no password of another mechanism.
+    type: bool
+    default: false
+  absent_users:
+    description: Users that must not be there.
+    type: list
+    elements: str
+    default: []
   rules:
     description: What is allowed, from any host.
     type: list
@@ -131,6 +146,7 @@ changes:
 ITERATIONS = 8192
 REQUEST_SECONDS = 15.0
 LOGIN_SECONDS = 10.0
+USUAL, OTHER = "SCRAM-SHA-512", "SCRAM-SHA-256"
 
 
 class ClusterError(Exception):
@@ -156,14 +172,14 @@ class Cluster:
     bootstrap_servers: str
     ca_file: str
 
-    def client(self, username: str, password: str, errors: list[Any]) -> Any:
+    def client(self, username: str, password: str, mechanism: str, errors: list[Any]) -> Any:
         """An AdminClient that logs in as a user and appends what librdkafka reports to `errors`."""
         return kafka.AdminClient(
             {
                 "bootstrap.servers": self.bootstrap_servers,
                 "security.protocol": "SASL_SSL",
                 "ssl.ca.location": self.ca_file,
-                "sasl.mechanism": "SCRAM-SHA-512",
+                "sasl.mechanism": mechanism,
                 "sasl.username": username,
                 "sasl.password": password,
                 "error_cb": errors.append,
@@ -183,7 +199,8 @@ def is_refused(errors: Iterable[Any]) -> bool:
 def connect(cluster: Cluster, username: str, password: str, ready_seconds: float) -> Any:
     """A client of a cluster that answers. Raises ClusterError when it does not in time."""
     errors: list[Any] = []
-    client = cluster.client(username, password, errors)
+    mechanisms = [USUAL, OTHER]
+    client = cluster.client(username, password, mechanisms.pop(0), errors)
     end = time.monotonic() + ready_seconds
     while True:
         try:
@@ -192,6 +209,11 @@ def connect(cluster: Cluster, username: str, password: str, ready_seconds: float
         except library.KafkaException as error:
             client.poll(0)
             last = errors[-1] if errors else error.args[0]
+        if is_refused(errors) and mechanisms:
+            # A change of this password was broken off.
+            errors.clear()
+            client = cluster.client(username, password, mechanisms.pop(0), errors)
+            continue
         if is_refused(errors):
             raise ClusterError(
                 f"{cluster.bootstrap_servers} refuses the password of {username}: {last.str()}"
@@ -203,10 +225,10 @@ def connect(cluster: Cluster, username: str, password: str, ready_seconds: float
         time.sleep(0.2)
 
 
-def can_log_in(cluster: Cluster, username: str, password: str) -> bool:
+def can_log_in(cluster: Cluster, username: str, password: str, mechanism: str) -> bool:
     """Whether the password is the user's. Raises ClusterError when the cluster says neither yes nor no."""
     errors: list[Any] = []
-    client = cluster.client(username, password, errors)
+    client = cluster.client(username, password, mechanism, errors)
     end = time.monotonic() + LOGIN_SECONDS
     while time.monotonic() < end:
         try:
@@ -219,22 +241,44 @@ def can_log_in(cluster: Cluster, username: str, password: str) -> bool:
     raise ClusterError(f"could not find out whether {username} can log in within {LOGIN_SECONDS:g} s")
 
 
-def converge_users(
-    client: Any, cluster: Cluster, passwords: dict[str, str], check_mode: bool
-) -> list[Change]:
-    """Make the users that are missing and set the passwords that differ."""
-    described = client.describe_user_scram_credentials(request_timeout=REQUEST_SECONDS)
-    known = set(described.result())
+@dataclass(frozen=True)
+class Users:
+    """What must be so: passwords by name, their mechanism, if they are the only ones, and who is absent."""
+
+    passwords: dict[str, str]
+    mechanism: str
+    exclusive: bool
+    absent: list[str]
+
+
+def converge_users(client: Any, cluster: Cluster, users: Users, check_mode: bool) -> list[Change]:
+    """Make the users that are missing, set the passwords that differ, then remove what must not be there."""
+    known = client.describe_user_scram_credentials(request_timeout=REQUEST_SECONDS).result()
+    held = {name: {one.mechanism for one in user.scram_credential_infos} for name, user in known.items()}
+    mechanism = kafka.ScramMechanism[users.mechanism.replace("-", "_")]
     changes = []
-    for name, password in passwords.items():
-        if name in known and can_log_in(cluster, name, password):
+    for name, password in users.passwords.items():
+        if mechanism in held.get(name, ()) and can_log_in(cluster, name, password, users.mechanism):
             continue
         if not check_mode:
-            credential = kafka.ScramCredentialInfo(kafka.ScramMechanism.SCRAM_SHA_512, ITERATIONS)
+            credential = kafka.ScramCredentialInfo(mechanism, ITERATIONS)
             upsertion = kafka.UserScramCredentialUpsertion(name, credential, password.encode())
             for future in client.alter_user_scram_credentials([upsertion]).values():
                 future.result()
-        changes.append(Change(f"user {name}" if name in known else "", f"user {name} with its password"))
+        before = f"user {name}" if mechanism in held.get(name, ()) else ""
+        changes.append(Change(before, f"user {name} with its password ({users.mechanism})"))
+    removed = {name: held[name] for name in users.absent if name in held}
+    if users.exclusive:
+        removed |= {name: held.get(name, set()) - {mechanism} for name in users.passwords}
+    for name, mechanisms in removed.items():
+        if mechanisms and not check_mode:
+            deletions = [kafka.UserScramCredentialDeletion(name, one) for one in mechanisms]
+            for future in client.alter_user_scram_credentials(deletions).values():
+                future.result()
+        changes += [
+            Change(f"user {name} ({one.name.replace('_', '-')})", "")
+            for one in sorted(mechanisms, key=lambda one: str(one.name))
+        ]
     return changes
 
 
@@ -428,6 +472,9 @@ def main() -> None:
                 },
             },
             "passwords": {"type": "dict", "default": {}, "no_log": True},
+            "mechanism": {"type": "str", "choices": [OTHER, USUAL], "default": USUAL},
+            "exclusive": {"type": "bool", "default": False},
+            "absent_users": {"type": "list", "elements": "str", "default": []},
             "rules": {
                 "type": "list",
                 "elements": "dict",
@@ -460,7 +507,8 @@ def main() -> None:
     try:
         client = connect(cluster, given["username"], given["password"], given["ready_seconds"])
         changes = converge_topics(client, given["topics"], module.check_mode)
-        changes += converge_users(client, cluster, given["passwords"], module.check_mode)
+        users = Users(given["passwords"], given["mechanism"], given["exclusive"], given["absent_users"])
+        changes += converge_users(client, cluster, users, module.check_mode)
         changes += converge_rules(client, given["rules"], module.check_mode)
     except ClusterError as error:
         module.fail_json(msg=str(error))

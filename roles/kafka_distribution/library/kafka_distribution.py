@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,12 +164,33 @@ def built_checksum(place: Place, wanted: dict[str, str]) -> str | None:
         return None
 
 
+def proxy_options(proxies: Mapping[str, str]) -> list[str]:
+    """Return Maven's options for proxies by scheme, since Maven itself does not read the environment.
+
+    A user and password are not among them: Maven takes these from its settings.xml alone.
+    """
+    options = []
+    for scheme in ("http", "https"):
+        url = proxies.get(scheme, "")
+        parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
+        if parts.hostname:
+            options += [f"-D{scheme}.proxyHost={parts.hostname}", f"-D{scheme}.proxyPort={parts.port or 80}"]
+    names = [name.strip() for name in proxies.get("no", "").split(",") if name.strip()]
+    if options and names:
+        # A leading dot names a whole domain.
+        options.append(
+            "-Dhttp.nonProxyHosts=" + "|".join(f"*{name}" if name[0] == "." else name for name in names)
+        )
+    return options
+
+
 def fetch_jars(maven: str, source: Path, work: Path, libs: Path) -> None:
     """Have Maven copy the jars into `libs`. A repository of its own keeps a damaged ~/.m2 out of it."""
     pom = work / "pom.xml"
     shutil.copyfile(source / "pom.xml", pom)
     command = [
         *(maven, "--batch-mode", "--no-transfer-progress", "--strict-checksums", "--file", str(pom)),
+        *proxy_options(urllib.request.getproxies()),
         *(f"-Dmaven.repo.local={work / 'repository'}", f"-DoutputDirectory={libs}"),
         "dependency:copy-dependencies",
     ]

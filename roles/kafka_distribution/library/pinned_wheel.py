@@ -91,11 +91,15 @@ def find_requirement(project: str, requirements: str) -> Requirement:
     )
 
 
-def find_wheel(folder: Path, requirement: Requirement, project: str, platforms: list[str]) -> Path | None:
-    """The wheel in a folder that the requirement's hashes and one of the platforms allow."""
+def find_wheel(
+    folder: Path, requirement: Requirement, project: str, python_version: str, platforms: list[str]
+) -> Path | None:
+    """The wheel in a folder that the requirement's hashes, the Python and one of the platforms allow."""
+    tags = (f"-cp{python_version.replace('.', '')}-", "-abi3-", "-py3-")
     pattern = f"{project.replace('-', '_')}-{requirement.version}-*.whl"
     for wheel in sorted(folder.glob(pattern)):
         fits = any(platform in wheel.name for platform in platforms) or wheel.name.endswith("-any.whl")
+        fits = fits and any(tag in wheel.name for tag in tags)
         if fits and hashlib.sha256(wheel.read_bytes()).hexdigest() in requirement.digests:
             return wheel
     return None
@@ -139,18 +143,19 @@ def main() -> None:
     )
     folder = Path(module.params["destination"])
     project: str = module.params["project"]
+    python_version: str = module.params["python_version"]
     platforms: list[str] = module.params["platforms"]
     try:
         requirement = find_requirement(project, Path(module.params["requirements"]).read_text())
-        wheel = find_wheel(folder, requirement, project, platforms)
+        wheel = find_wheel(folder, requirement, project, python_version, platforms)
         changed = wheel is None
         if changed and not module.check_mode:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder):
-                wheel = find_wheel(folder, requirement, project, platforms)
+                wheel = find_wheel(folder, requirement, project, python_version, platforms)
                 if wheel is None:
-                    download(folder, requirement, module.params["python_version"], platforms)
-                    wheel = find_wheel(folder, requirement, project, platforms)
+                    download(folder, requirement, python_version, platforms)
+                    wheel = find_wheel(folder, requirement, project, python_version, platforms)
                 if wheel is None:
                     raise WheelError(f"no wheel of {project} fits {', '.join(platforms)}")
         module.exit_json(changed=changed, wheel=str(wheel or ""))

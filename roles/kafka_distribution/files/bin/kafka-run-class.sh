@@ -12,7 +12,7 @@ fi
 home=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 command -v "$java" >/dev/null || {
-    echo "no Java found: install one (Debian: openjdk-17-jre-headless) or set JAVA_HOME" >&2
+    echo "no Java found: install one (Debian: default-jre-headless) or set JAVA_HOME" >&2
     exit 69
 }
 

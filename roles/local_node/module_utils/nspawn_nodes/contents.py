@@ -41,23 +41,34 @@ IPv6AcceptRA=no
 
 
 def resolver(texts: Iterable[str | None]) -> str:
-    """Return a resolv.conf(5) for a machine: the first of these texts that names a server beyond loopback.
+    """Return a resolv.conf(5) for a machine: the first of these texts that names a server that it reaches.
 
-    The host's own stub (127.0.0.53 and the like) cannot be reached from a machine. Raises NodeError.
+    It reaches neither the host's own stub (127.0.0.53 and the like) nor one by IPv6, which it does not have.
+    Raises NodeError.
     """
+    found: list[str] = []
     for text in texts:
         lines = (text or "").splitlines()
         servers = [
             line.split()[1] for line in lines if line.startswith("nameserver") and len(line.split()) > 1
         ]
-        usable = [server for server in servers if not server.startswith(("127.", "::1"))]
+        found += servers
+        usable = [server for server in servers if ":" not in server and not server.startswith("127.")]
         if usable:
             others = [line for line in lines if line.startswith(("search", "options"))]
             return "\n".join([*others, *(f"nameserver {server}" for server in usable)]) + "\n"
     raise NodeError(
-        "The name servers of this computer are all on its loopback address, where no node reaches them: set "
-        "local_node_nameservers in the inventory."
+        f"The nodes reach none of the name servers of this computer ({', '.join(found) or 'it has none'}):"
+        " they need one with an IPv4 address that is not on loopback. Set local_node_nameservers in the"
+        " inventory, for example to [192.0.2.53]."
     )
+
+
+def names(spec: Spec) -> str:
+    """Return a machine's resolv.conf(5): the servers of the inventory, or those of this computer."""
+    if spec.nameservers:
+        return "".join(f"nameserver {server}\n" for server in spec.nameservers)
+    return resolver(read(path) for path in RESOLVER_FILES)
 
 
 def known_hosts(keys: Iterable[tuple[Node, str]]) -> str:
@@ -90,11 +101,7 @@ def fill(spec: Spec, node: Node, user_public_key: str, packet_size: int) -> None
     write(root / "etc/hostname", f"{node.short_name}\n")
     if (read(root / "etc/hosts") or HOSTS_MARK).startswith(HOSTS_MARK):
         write(root / "etc/hosts", hosts(spec.nodes))
-    if spec.nameservers:
-        names = "".join(f"nameserver {server}\n" for server in spec.nameservers)
-    else:
-        names = resolver(read(path) for path in RESOLVER_FILES)
-    write(root / "etc/resolv.conf", names)
+    write(root / "etc/resolv.conf", names(spec))
     write(root / "etc/systemd/network/20-host0.network", network_unit(node, spec.gateway, packet_size))
     key = node.folder / "ssh_host_ed25519_key"
     write(root / "etc/ssh/ssh_host_ed25519_key", key.read_text(), 0o600)

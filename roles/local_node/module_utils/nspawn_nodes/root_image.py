@@ -38,7 +38,7 @@ APART = (
 # Each machine makes its own identity, and Java's package fails where the folders for manuals are missing,
 # which the exclusion above keeps from being made.
 STRIP = (
-    'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf && '
+    'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/hosts "$1"/etc/resolv.conf && '
     ': > "$1"/etc/machine-id && systemctl --root="$1" --quiet enable systemd-networkd && '
     'for section in 1 5 7 8; do mkdir -p "$1"/usr/share/man/man$section; done'
 )
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     """Build the image when it is missing; see --help."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="the cache folder of timestamp-service")
-    parser.add_argument("--suite", default="bookworm")
+    parser.add_argument("--suite", default="trixie")
     parser.add_argument("--mirror", default="")
     parser.add_argument("--packages", type=Path, required=True, help="a file with one package a line")
     parser.add_argument("--authorities", type=Path, default=Path("/usr/local/share/ca-certificates"))

@@ -39,6 +39,9 @@ def started(spec: Spec, report: Report) -> None:
         _check_owner(spec)
         down = [node for node in spec.nodes if not machines.is_running(spec, node)]
         new = [node for node in down if not (node.folder / "image").exists()]
+        if down:
+            # Fails here, before anything is made, when the machines would have no name server.
+            contents.names(spec)
         if not network.is_up(spec) and report.do(f"Make the network {spec.bridge}"):
             report.warnings += network.up(spec)
         for node in new:

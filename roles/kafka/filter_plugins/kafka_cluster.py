@@ -1,0 +1,162 @@
+"""What the inventory, the nodes and their disks know of a Kafka cluster, put together.
+
+A log that was formatted once is never formatted over: its absence is reported, not taken for a new beginning.
+"""
+
+from __future__ import annotations
+
+import secrets
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+REMEDY = (
+    "Nothing was changed. Mount its volume (findmnt, /etc/fstab) and run the play again. If the log is lost,"
+    " playbooks/restore.yml restores a backup into a new one."
+)
+
+
+def new_id() -> str:
+    """Return a random UUID as Kafka writes it: 22 characters of base64url."""
+    # One that begins with a dash would be taken for an option, and those near zero are reserved.
+    return (
+        urlsafe_b64encode(bytes([secrets.randbelow(128) + 1]) + secrets.token_bytes(15)).decode().rstrip("=")
+    )
+
+
+def properties(text: str) -> dict[str, str]:
+    """Return the properties of a file; none of a file that is not there."""
+    lines = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in lines if name.strip()}
+
+
+def kafka_cluster(
+    nodes: Mapping[str, Mapping[str, Any]],
+    remembered: Mapping[str, Any] | None,
+    group: Sequence[str],
+    chosen: Mapping[str, Any],
+    new_log: bool = False,
+) -> dict[str, Any]:
+    """Return the cluster: its id, what was `chosen` for good, and its brokers, by host.
+
+    `nodes`: what each host of this run has, as texts ("" where there is no such file): `log` is the
+    meta.properties of its log, `memory` what it noted when that was formatted; `started`: whether Kafka was
+    ever enabled there. `remembered`: what the inventory has noted, as this returns it. `group`: all brokers.
+    `new_log`: a log that is absent is given up for a new one. A broker that is not `formatted` is to be
+    formatted; the `founder`s of the quorum form it together, all others join it. Raises AnsibleFilterError
+    that names each contradiction and its remedy.
+    """
+    known: dict[str, Any] = {"cluster_id": "", **chosen, **(remembered or {})}
+    brokers: dict[str, dict[str, Any]] = {
+        host: dict(broker)
+        for host, broker in known.get("brokers", {}).items()
+        if broker["formatted"] or host in group
+    }
+    logs = {host: properties(node["log"]) for host, node in nodes.items()}
+    problems = [
+        f"{name} was {known[name]} at the first installation and is {value} in the inventory now. It cannot"
+        " be changed: set it back."
+        for name, value in chosen.items()
+        if str(known[name]) != str(value)
+    ]
+    lost = []
+    for host, node in nodes.items():
+        log, memory = logs[host], properties(node["memory"])
+        broker = brokers.get(host, {})
+        if log:
+            source = "the inventory" if remembered else "another broker"
+            problems += _contradictions(
+                host, log, {source: _noted(broker, known["cluster_id"]), "the node": memory}
+            )
+            known["cluster_id"] = known["cluster_id"] or log["cluster.id"]
+            brokers[host] = {
+                "node_id": int(log["node.id"]),
+                "log_id": log.get("directory.id", ""),
+                "founder": broker.get("founder", False),
+                "formatted": True,
+            }
+        elif broker.get("formatted") or memory or node["started"]:
+            lost.append(host)
+            number = broker.get("node_id") or memory.get("node.id")
+            if number is not None:
+                brokers[host] = {**broker, "node_id": int(number)}
+            if not new_log:
+                cluster = known["cluster_id"] or memory.get("cluster.id")
+                problems.append(
+                    f"{host}: the log of this broker is absent from its folder"
+                    f"{f', though cluster {cluster} was formatted there' if cluster else ''}. {REMEDY}"
+                )
+    # One that has another name now.
+    present = {broker["log_id"] for host, broker in brokers.items() if logs.get(host)}
+    brokers = {
+        host: broker
+        for host, broker in brokers.items()
+        if host in group or broker.get("log_id") not in present
+    }
+    new = [host for host in group if host not in brokers]
+    missing = [host for host in group if host not in nodes]
+    if missing and (new or lost):
+        problems.append(
+            f"{', '.join([*new, *lost])} is not formatted yet, and that takes all hosts of the group kafka:"
+            f" run without --limit, with every one of them reachable ({', '.join(missing)} is missing)."
+        )
+    problems += _same_numbers(brokers)
+    if problems:
+        raise AnsibleFilterError(" ".join(problems))
+    if lost and not any(logs.values()):
+        # All is lost: another cluster begins, which no broker of the old one can enter.
+        known["cluster_id"] = ""
+    founding = not known["cluster_id"]
+    for host in [*lost, *new]:
+        number = (
+            brokers.get(host, {}).get("node_id")
+            or max((broker.get("node_id", 0) for broker in brokers.values()), default=0) + 1
+        )
+        brokers[host] = {
+            "node_id": number,
+            "log_id": new_id() if founding else "",
+            "founder": founding,
+            "formatted": False,
+        }
+    known["cluster_id"] = known["cluster_id"] or new_id()
+    return {"cluster_id": known["cluster_id"], **{name: known[name] for name in chosen}, "brokers": brokers}
+
+
+def _noted(broker: Mapping[str, Any], cluster_id: str) -> dict[str, str]:
+    return {
+        "cluster.id": cluster_id,
+        "node.id": str(broker.get("node_id", "")),
+        "directory.id": broker.get("log_id", ""),
+    }
+
+
+def _contradictions(host: str, log: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return [
+        f"{host}: {name} is {log[name]} in its log, but {who} remembers {values[name]}. Nothing was"
+        " changed. Mount the right volume, or use the inventory (with its secrets) that set this node up."
+        for who, values in sources.items()
+        for name in ("cluster.id", "node.id", "directory.id")
+        if values.get(name) and name in log and values[name] != log[name]
+    ]
+
+
+def _same_numbers(brokers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    hosts: dict[int, list[str]] = {}
+    for host, broker in brokers.items():
+        hosts.setdefault(broker.get("node_id", 0), []).append(host)
+    return [
+        f"{' and '.join(same)} are both broker {number}: one of them has the log of the other. Nothing was"
+        " changed."
+        for number, same in hosts.items()
+        if number and len(same) > 1
+    ]
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return them by name."""
+        return {"kafka_cluster": kafka_cluster}
