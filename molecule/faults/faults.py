@@ -16,7 +16,6 @@ from nodes import (
     CONSUMER,
     KAFKA,
     NGINX,
-    POSTGRESQL,
     QUERY,
     Nodes,
     broker,
@@ -39,6 +38,8 @@ DEAD_LETTERS = "timestamp.command.v1.dead-letter"
 NEVER: frozenset[str] = frozenset()
 # What a client sees of a process that ends: nothing, half an answer, or nginx's word for it.
 GONE = frozenset({"closed", "cut", "not_connected", "connect_timeout", "tls", "timeout"})
+# nginx that reloads ends a kept connection, on which the client may be sending just then.
+KEPT = frozenset({"closed"})
 UNAVAILABLE = frozenset({"503"})
 PROXY = frozenset({"502", "503", "504"})
 # A record that is acknowledged and not yet projected.
@@ -242,7 +243,10 @@ FAULTS = (
     Fault("consumer-killed-in-a-batch", kill_consumer_in_batch, post=UNAVAILABLE, get=BEHIND, marks=SHORT),
     Fault("kafka-killed", lambda nodes: kill(nodes.db, KAFKA), post=UNAVAILABLE, get=BEHIND, marks=SHORT),
     Fault(
-        "postgresql-killed", lambda nodes: kill(nodes.db, POSTGRESQL), get=UNAVAILABLE | BEHIND, marks=SHORT
+        "postgresql-killed",
+        lambda nodes: kill(nodes.db, nodes.postgresql),
+        get=UNAVAILABLE | BEHIND,
+        marks=SHORT,
     ),
     Fault("nginx-killed", lambda nodes: kill(nodes.web, NGINX), post=GONE, get=GONE, marks=SHORT),
     Fault("db-rebooted", lambda nodes: reboot(nodes.db), post=UNAVAILABLE, get=UNAVAILABLE | BEHIND),
@@ -252,14 +256,14 @@ FAULTS = (
     Fault("nodes-cut-off-30-s", for_seconds(30, cut_off), post=UNAVAILABLE, get=UNAVAILABLE | BEHIND),
     Fault(
         "postgresql-stopped-60-s",
-        for_seconds(60, lambda nodes: stopped(nodes.db, POSTGRESQL)),
+        for_seconds(60, lambda nodes: stopped(nodes.db, nodes.postgresql)),
         get=UNAVAILABLE | BEHIND,
     ),
     # What the consumer had not fetched in time waits for Kafka; all else is read as ever.
     Fault("kafka-stopped-60-s", stop_kafka, post=UNAVAILABLE, get=BEHIND, in_time=True),
     Fault(
         "postgresql-frozen-30-s",
-        for_seconds(30, lambda nodes: frozen(nodes.db, POSTGRESQL)),
+        for_seconds(30, lambda nodes: frozen(nodes.db, nodes.postgresql)),
         get=UNAVAILABLE | BEHIND,
     ),
     Fault(
@@ -280,9 +284,9 @@ FAULTS = (
         "postgresql-volume-full",
         fill_postgresql,
         get=UNAVAILABLE | BEHIND,
-        around=lambda nodes: small_volume(nodes.db, POSTGRESQL, "/var/lib/postgresql"),
+        around=lambda nodes: small_volume(nodes.db, nodes.postgresql, "/var/lib/postgresql"),
     ),
     Fault("poison-messages", poison, get=BEHIND),
     Fault("two-consumers-and-a-rebalance", rebalance, get=BEHIND, around=second_consumer),
-    Fault("certificates-renewed", renew_certificates, post=UNAVAILABLE, get=BEHIND),
+    Fault("certificates-renewed", renew_certificates, post=UNAVAILABLE | KEPT, get=BEHIND | KEPT),
 )

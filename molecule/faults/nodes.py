@@ -18,11 +18,10 @@ import disturbed
 import node_programs
 from disturbed import ask, failures, run, until
 
-from cli.inventory import Host, Service, default_of
-from cli.units import ACCESS_LOG, postgresql_unit
+from cli.inventory import Host, Service
+from cli.units import ACCESS_LOG
 
 KAFKA = "kafka.service"
-POSTGRESQL = postgresql_unit(default_of("postgresql", "postgresql_version"))
 COMMAND, CONSUMER, QUERY = (f"timestamp-{name}.service" for name in ("command", "consumer", "query"))
 NGINX = "nginx.service"
 SPARE_BYTES = 48 << 20
@@ -41,6 +40,11 @@ class Nodes:
     def db(self) -> Host:
         """The first node with Kafka and PostgreSQL."""
         return next(node for node in self.service.nodes if "postgresql" in node.groups)
+
+    @property
+    def postgresql(self) -> str:
+        """The unit of PostgreSQL on `db`."""
+        return self.db.postgresql_unit
 
     @property
     def web(self) -> Host:
@@ -189,6 +193,8 @@ def full(node: Host, folder: str) -> Iterator[None]:
 
 def first_process(service: Service, node: Host) -> int | None:
     """Return the process id, on this computer, of a local machine's init; None where it is none of ours."""
+    if service.state_folder is None:
+        return None
     for record in service.state_folder.glob(f"*{node.short_name}/cgroups"):
         for group in record.read_text().splitlines():
             for file in Path(group).glob("**/cgroup.procs"):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("report.md")
+# Of planned work; its time is that of the play.
+PLANNED = FILE.with_name("planned.md")
 HEAD = (
     "| fault | recovered after | acknowledged | lost | duplicated | changed | POST errors | GET errors |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
@@ -43,6 +45,6 @@ def kinds(requests: dict[str, Any]) -> str:
     return ", ".join(f"{kind}: {count}" for kind, count in requests["errors"].items()) or "none"
 
 
-def write(seen: list[Seen]) -> None:
+def write(seen: list[Seen], file: Path = FILE) -> None:
     """Write the table."""
-    FILE.write_text(HEAD + "".join(one.line() for one in seen))
+    file.write_text(HEAD + "".join(one.line() for one in seen))

@@ -65,6 +65,7 @@ def place(nodes: Nodes, secret: str, path: str) -> None:
         ],
         cwd=PROJECT,
         env=environment(),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
     )

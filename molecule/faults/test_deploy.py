@@ -112,8 +112,25 @@ def test_no_request_fails(nodes: Nodes, before: str, tmp_path: Path, rate: float
     # There and not back again: the release that was left must be named.
     refused = nodes.try_play(ROLLBACK)
     assert refused.returncode != 0
-    assert f"It is not known which release ran before {before}" in refused.stdout
-    assert release in refused.stdout
+    said = " ".join((refused.stdout + refused.stderr).split())
+    assert "It is not clear which release to return to" in said
+    assert f"runs {before} and before that an unknown one" in said
+    assert release in said
+
+
+def test_a_changed_setting_takes_the_same_way(nodes: Nodes, tmp_path: Path, rate: float) -> None:
+    def level() -> str:
+        environment = f"/proc/{main_process(nodes.web, QUERY)}/environ"
+        return output(nodes.web, f"tr '\\0' '\\n' < {environment} | sed -n 's/^LOG_LEVEL=//p'")
+
+    release, before = current(nodes), level()
+    with no_failed_request(nodes, tmp_path, rate):
+        nodes.play("site.yml", "--tags=timestamp", "--extra-vars=timestamp_query_log_level=warning")
+        assert level() == "warning"
+        check_runs(nodes, release)
+        nodes.play("site.yml", "--tags=timestamp")
+        assert level() == before
+        check_runs(nodes, release)
 
 
 def test_a_migration_works_while_the_release_before_runs(

@@ -32,13 +32,7 @@ NEVER = 2**63 - 1
 
 def on(node: Host, command: str) -> str:
     """Return what a command on a node prints; it must succeed."""
-    done = subprocess.run(
-        [*node.ssh, "-o", "BatchMode=yes", command],
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-        check=False,
-    )
+    done = node.run(command, timeout=COMMAND_SECONDS)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
 

@@ -17,9 +17,7 @@ BOOT_SECONDS = 90.0
 
 def ask(node: Host, command: str) -> subprocess.CompletedProcess[str]:
     """Run a command on a node; it may fail, and the node may be away."""
-    return subprocess.run(
-        [*node.ssh, "-o", "BatchMode=yes", command], capture_output=True, text=True, timeout=60, check=False
-    )
+    return node.run(command, timeout=60)
 
 
 def run(node: Host, command: str) -> None:
@@ -63,14 +61,27 @@ def _play(inventory: str, arguments: Sequence[str]) -> tuple[list[str], dict[str
 def try_play(inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ansible-playbook on an inventory, with the project's roles; it may fail."""
     command, environs = _play(inventory, arguments)
-    return subprocess.run(command, cwd=PROJECT, env=environs, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=PROJECT,
+        env=environs,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def break_play_off(inventory: str, when: Callable[[], bool], seconds: float, *arguments: str) -> None:
     """Run ansible-playbook on an inventory, and kill it with all its children once a condition holds."""
     command, environs = _play(inventory, arguments)
     with subprocess.Popen(
-        command, cwd=PROJECT, env=environs, stdout=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=PROJECT,
+        env=environs,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     ) as playing:
         try:
             held = until(lambda: when() or playing.poll() is not None, seconds)

@@ -59,7 +59,8 @@ BREAKAGES = (
     Breakage(
         "postgresql-stopped",
         "postgresql",
-        "systemctl stop postgresql",
+        # Both: the first alone does not wait until the second has stopped.
+        "systemctl stop postgresql 'postgresql@*'",
         "systemctl start postgresql",
         "postgresql@",
         "inactive",
@@ -110,10 +111,10 @@ BREAKAGES = (
         "firewall-gone",
         "web",
         "nft delete table inet timestamp_service",
-        "systemctl restart nftables",
+        "systemctl restart timestamp-firewall",
         "firewall",
         "not loaded",
-        "systemctl restart nftables",
+        "systemctl restart timestamp-firewall",
     ),
     Breakage(
         "certificate-ends",

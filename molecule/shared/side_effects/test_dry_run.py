@@ -55,6 +55,7 @@ def test_dry_run_reports_no_change_and_says_no_secret(service: Service, tmp_path
     with said.open("w") as file:
         running = subprocess.Popen(
             [tool("ansible-playbook"), "-i", INVENTORY, "--check", "--diff", "-vvv", "site.yml"],
+            stdin=subprocess.DEVNULL,
             cwd=PROJECT,
             env=environment(),
             stdout=file,

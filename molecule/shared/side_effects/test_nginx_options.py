@@ -25,7 +25,7 @@ ORIGIN = "https://app.example.com"
 METRICS_PORT = 9443
 RATE, BURST = 1, 20
 RECORD = "/api/v1/timestamp/00000000-0000-4000-8000-000000000000"
-RULE = "/etc/nftables.d/metrics-trial.nft"
+RULE = "/etc/timestamp-service/firewall.d/metrics-trial.nft"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ def make_authority(folder: Path, name: str) -> None:
 def set_up(node: Host, folder: Path, settings: dict[str, Any]) -> None:
     """Write nginx's configuration on one node with these settings, and take it into use."""
     book = folder / "play.yml"
-    tasks = [{"ansible.builtin.import_role": {"name": "nginx", "tasks_from": "configure"}}]
+    tasks = [
+        {"ansible.builtin.import_role": {"name": role, "tasks_from": part}}
+        for role, part in (("base", "facts"), ("nginx", "configure"), ("nginx", "service"))
+    ]
     play = {"hosts": node.name, "become": True, "gather_facts": False, "tasks": tasks}
     book.write_text(yaml.safe_dump([play]))
     done = try_play(INVENTORY, str(book), "--extra-vars", json.dumps(settings))
@@ -132,9 +135,10 @@ def options(
         assert until(on, 10)
         yield
     finally:
-        set_up(node, folder, {})
+        # Before the play, which lets nginx take over that they are gone.
         run(node, f"rm -f {RULE} /etc/nginx/clients-ca.crt /etc/nginx/metrics-ca.crt")
-        run(node, "systemctl reload nftables")
+        set_up(node, folder, {})
+        run(node, "systemctl reload timestamp-firewall")
         assert until(lambda: not on(), 10)
 
 
@@ -210,7 +214,7 @@ def test_figures_are_for_who_shows_a_certificate(service: Service, send: Send) -
         http.client.HTTPSConnection(node.address, METRICS_PORT, timeout=2).connect()
     # As docs/api.md says.
     accept = f"add rule inet timestamp_service input tcp dport {METRICS_PORT} accept"
-    run(node, f"mkdir -p {Path(RULE).parent} && echo '{accept}' > {RULE} && systemctl reload nftables")
+    run(node, f"echo '{accept}' > {RULE} && systemctl reload timestamp-firewall")
 
     for name in ("command", "query", "consumer"):
         answer = send("GET", f"/{name}/metrics", shown="prometheus", port=METRICS_PORT)

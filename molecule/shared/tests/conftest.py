@@ -111,7 +111,9 @@ def web_address() -> str:
 def request_https(web_address: str) -> Client:
     """Give a client of nginx on the first web node that trusts the inventory's CA alone."""
     context = ssl.create_default_context(cafile=str(service().certificate_authority))
-    opener = urllib.request.build_opener(NoRedirect, urllib.request.HTTPSHandler(context=context))
+    opener = urllib.request.build_opener(
+        NoRedirect, urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
 
     def send(
         method: str,

@@ -13,14 +13,15 @@ from testinfra.host import Host
 GROUP = "nodes"
 FILES = {
     "kafka": "/etc/kafka/server.pem",
-    "postgresql": "/etc/postgresql/15/main/server.crt",
+    "postgresql": "/etc/postgresql/*/main/server.crt",
     "web": "/etc/nginx/timestamp-service.crt",
 }
 MONTH = datetime.timedelta(days=30)
 
 
 def read(node: Host, path: str) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(node.check_output("openssl x509 -in %s", path).encode())
+    # Not quoted: the path may be a pattern.
+    return x509.load_pem_x509_certificate(node.check_output(f"openssl x509 -in {path}").encode())
 
 
 def certificates(node: Host) -> list[tuple[str, x509.Certificate]]:

@@ -115,8 +115,8 @@ def test_malformed_correlation_id_is_refused(request_https: Client) -> None:
 
 def test_client_without_the_ca_refuses(web_address: str) -> None:
     # The system's own authorities do not know the private CA.
+    system = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), system)
     with pytest.raises(urllib.error.URLError) as refused:
-        urllib.request.urlopen(
-            f"https://{web_address}/health", context=ssl.create_default_context(), timeout=10
-        )
+        opener.open(f"https://{web_address}/health", timeout=10)
     assert isinstance(refused.value.reason, ssl.SSLCertVerificationError)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from conftest import address, connect, run_program, service
 from testinfra.host import Host
 
 GROUP = "kafka"
-EXPOSURE_CEILING = 1.5
+EXPOSURE_CEILING = 1.0
 # What each attempt of programs/kafka_client.py must be answered with; "" is what the service needs.
 ANSWERS = {
     "command logs in": {""},
@@ -64,6 +66,36 @@ def test_controllers_want_a_certificate(node: Host) -> None:
     taken = node.run(f"{client} -cert {key} -key {key} 2>&1")
     assert "Verify return code: 0 (ok)" in taken.stdout
     assert "certificate required" not in taken.stdout
+
+
+def test_controllers_take_the_certificates_of_brokers_alone(node: Host, tmp_path: Path) -> None:
+    subject = node.check_output("openssl x509 -in /etc/kafka/server.pem -noout -subject -nameopt RFC2253")
+    name = node.check_output("hostname --fqdn")
+    assert subject == f"subject=CN={name},OU=broker"
+    # Another certificate of the same CA, which names the broker's host and no unit.
+    authority = service().certificate_authority
+    for command in (
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+        f" -subj /CN={name} -keyout one.key -out one.csr",
+        f"x509 -req -in one.csr -out one.crt -CA {authority} -CAkey {authority.with_suffix('.key')}"
+        " -CAserial serial -CAcreateserial",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    other = node.check_output("mktemp")
+    node.check_output(
+        "echo %s > %s", "".join((tmp_path / f"one.{end}").read_text() for end in ("key", "crt")), other
+    )
+    # Kafka looks at the name when the first request comes (ApiVersions, which everybody may send).
+    request = r"(printf '\0\0\0\012\0\022\0\0\0\0\0\001\377\377'; sleep 2)"
+    reach = f"timeout 4 openssl s_client -quiet -connect {address('kafka')}:9093"
+    reach += " -CAfile /etc/timestamp-service/ca.crt"
+    answers = {
+        file: int(node.run(f"{request} | {reach} -cert {file} -key {file} 2>/dev/null | wc -c").stdout)
+        for file in ("/etc/kafka/server.pem", other)
+    }
+    node.check_output("rm %s", other)
+    assert answers["/etc/kafka/server.pem"] > 0
+    assert answers[other] == 0
 
 
 @pytest.mark.parametrize("version", ["tls1_1", "tls1_2"])

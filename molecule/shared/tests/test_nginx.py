@@ -6,14 +6,15 @@ import time
 import uuid
 
 import pytest
+import yaml
 from conftest import Answer, Client, logged_requests
 from testinfra.host import Host
 
-from cli.inventory import default_of
+from cli.inventory import PROJECT
 from cli.units import ACCESS_LOG
 
 GROUP = "web"
-EXPOSURE_CEILING = 2.5
+EXPOSURE_CEILING = 2.3
 RECORD = "/api/v1/timestamp/00000000-0000-4000-8000-000000000000"
 
 
@@ -139,10 +140,13 @@ def test_access_log_is_json_in_a_file(node: Host, request_https: Client) -> None
 
 
 def test_access_log_is_rotated_by_its_size(node: Host, request_https: Client) -> None:
-    kept = int(default_of("nginx", "nginx_access_log_files"))
+    defaults = yaml.safe_load((PROJECT / "roles/nginx/defaults/main.yml").read_text())
+    kept = defaults["nginx_access_log_files"]
     try:
         for _ in range(kept + 2):
             node.check_output(f"truncate --size=101M {ACCESS_LOG}")
+            # Without its starts so far, of which systemd allows only some in ten seconds.
+            node.check_output("systemctl reset-failed nginx-logrotate.service")
             node.check_output("systemctl start nginx-logrotate.service")
             assert node.file(ACCESS_LOG).size < 100_000_000
             goes_on(node, request_https)
