@@ -16,9 +16,9 @@ from ansible.module_utils import basic
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-def load_module(role: str, name: str) -> ModuleType:
-    """Import a module of a role's library, which is no package."""
-    path = PROJECT / "roles" / role / "library" / f"{name}.py"
+def load_module(role: str, name: str, folder: str = "library") -> ModuleType:
+    """Import a module of a role's library, or of its other folders of plugins, which are no packages."""
+    path = PROJECT / "roles" / role / folder / f"{name}.py"
     specification = importlib.util.spec_from_file_location(name, path)
     assert specification
     assert specification.loader

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+import playbooks
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROLES = PROJECT / "roles"
@@ -27,11 +27,15 @@ ADDRESSES = {
 KAFKA = [name for name in ADDRESSES if name.startswith("kafka")]
 WEB = [name for name in ADDRESSES if name.startswith("web")]
 FACTS = {
-    "memtotal_mb": 8192,
+    "usable_memory_mb": 8192,
+    "architecture": "x86_64",
+    "all_ipv4_addresses": list(ADDRESSES.values()),
     "distribution": "Debian",
-    "distribution_major_version": "12",
-    "distribution_version": "12.1",
+    # What the module node_limits answers.
+    "base_limits": {"ahead": 0.0, "new": True, "free_mb": {"/": 8192}},
 }
+CONTRACT = yaml.safe_load((ROLES / "contract/vars/main.yml").read_text())
+RELEASES: list[str] = CONTRACT["contract_debian_releases"]
 # What each password begins with.
 SECRET = "A" * 40
 # The release that runs beside the one that serves.
@@ -40,10 +44,21 @@ CERTIFICATE_SERVICES = ("kafka", "postgresql", "nginx")
 # What the modules that build on the controller return, and what loops over several things hold.
 RESULTS = {
     "kafka_distribution_archive_built": {"archive": "/cache/kafka.tgz", "checksum": "0" * 64},
-    "kafka_distribution_wheel": {"wheel": "/cache/confluent_kafka-2-cp311-cp311-any.whl"},
+    "kafka_distribution_wheel": {"wheel": "/cache/confluent_kafka-2-cp313-cp313-any.whl"},
     "timestamp_release_archive": {"version": RELEASE, "path": "/cache/release.tar"},
-    "timestamp_deployment_release": RELEASE,
     "certificates_service": "nginx",
+    "base_system_unit": {"name": "ssh.service", "file": "/etc/ssh/sshd_config", "state": "reloaded"},
+    "firewall_client": "198.51.100.7",
+    "firewall_ssh_ports": [22],
+    "base_packages_there": {"stdout": ""},
+    "base_loaded_modules": {"stdout": ""},
+    "kafka_name_step": 3,
+    "kafka_broker": {
+        "node_id": "{{ groups['kafka'].index(inventory_hostname) + 1 }}",
+        "log_id": "AAAAAAAAAAAAAAAAAAAAAA",
+        "founder": True,
+        "formatted": True,
+    },
 }
 # Conditions are expressions, not texts.
 NOT_RENDERED = ("when", "that", "until", "failed_when", "changed_when", "register", "notify")
@@ -88,8 +103,7 @@ def write_secrets(folder: Path) -> None:
     """Write passwords and files in the place of keys, as the templates read them."""
     certificates = folder / "secrets/certificates"
     certificates.mkdir(parents=True)
-    for path in read(ROLES / "contract/vars/main.yml")["contract_password_files"].values():
-        name = Path(path).name
+    for name in (f"{one}_password" for one in CONTRACT["contract_password_files"]):
         (folder / "secrets" / name).write_text(password(name))
     for host in ADDRESSES:
         for service in CERTIFICATE_SERVICES:
@@ -141,7 +155,7 @@ class Unit:
 
 def units() -> list[Unit]:
     """Return the processes, each also as one of a release beside the one that serves, and the jobs."""
-    beside = {"timestamp_unit_suffix": "-next", "timestamp_deployment_release": RELEASE}
+    beside = {"timestamp_unit_suffix": "-next", "timestamp_release_name": RELEASE}
     described = []
     for process in read(ROLES / "timestamp/vars/main.yml")["timestamp_processes"]:
         unit = {"timestamp_unit": f"{{{{ timestamp_process_units['{process}'] }}}}"}
@@ -161,16 +175,29 @@ def names_in(text: str) -> set[str]:
     return set(re.findall(r"\w+", text)) if "{{" in text or "{%" in text else set()
 
 
+def facts(release: str) -> dict[str, Any]:
+    """Return the facts of a node with a release of Debian, and what that has."""
+    version = {"distribution_major_version": release, "distribution_version": f"{release}.1"}
+    return {**FACTS, **version, **read(ROLES / f"contract/vars/debian-{release}.yml")}
+
+
 def unknown_names() -> set[str]:
     """Return the variables that roles know only while they run, and those that are derived from them."""
     unknown = {
         "item",
-        "timestamp_process",
+        "timestamp_units",
+        "unit_state_unit",
+        "unit_state_units",
         "base_failed_unit",
         "ansible_failed_result",
         "timestamp_backup_unit_name",
+        "kafka_credential_secret",
+        "kafka_credential_step",
+        "postgresql_credential_secret",
+        "postgresql_credential_step",
+        "secrets_name",
     }
-    for path in ROLES.glob("*/tasks/*.yml"):
+    for path in (*ROLES.glob("*/tasks/*.yml"), *ROLES.glob("*/handlers/*.yml")):
         for task in tasks(read(path)):
             unknown |= {str(task["register"])} if "register" in task else set()
             unknown |= set(task.get("ansible.builtin.set_fact", ()))
@@ -182,7 +209,9 @@ def unknown_names() -> set[str]:
         for name, value in read(path).items()
     }
     while True:
-        more = {name for name, value in variables.items() if names_in(value) & unknown} - unknown
+        more = (
+            {name for name, value in variables.items() if names_in(value) & unknown} - unknown - set(RESULTS)
+        )
         if not more:
             return unknown
         unknown |= more
@@ -231,11 +260,10 @@ def template_tasks(role: str) -> Iterator[dict[str, Any]]:
 def file_tasks(role: str) -> Iterator[dict[str, Any]]:
     """Yield a task for the tasks and handlers of a role, and those that check its settings."""
     unknown = unknown_names()
-    # A process and a job at once.
-    unit = "{{ timestamp_process_units['command'] | combine({'done': 'done'}) }}"
+    unit = "{{ timestamp_process_units['command'] }}"
     paths = [path for part in ("tasks", "handlers") for path in sorted((ROLES / role / part).glob("*.yml"))]
     texts = {f"{role}/{path.parent.name}/{path.name}": renderable(read(path), unknown) for path in paths}
-    yield debug(role, {"timestamp_unit": unit}, texts)
+    yield debug(role, {"timestamp_unit": unit, "timestamp_job": {"name": "job", "done": "done"}}, texts)
     specification = read(ROLES / role / "meta/argument_specs.yml")["argument_specs"]["main"]
     yield {
         "ansible.builtin.validate_argument_spec": {
@@ -263,39 +291,29 @@ def plays(*parts: Callable[[str], Iterator[dict[str, Any]]]) -> list[dict[str, A
 
 
 def run(
-    folder: Path, plays: list[dict[str, Any]], settings: Mapping[str, Any], limit: str = "all,localhost"
+    folder: Path,
+    plays: list[dict[str, Any]],
+    settings: Mapping[str, Any],
+    limit: str = "all,localhost",
+    release: str = RELEASES[-1],
 ) -> Texts:
     """Run plays that render texts, with settings as an inventory has them; returns the texts."""
     write_secrets(folder)
     described = inventory(folder)
     described["all"]["vars"] |= settings
     (folder / "hosts.yml").write_text(yaml.safe_dump(described))
-    facts = {
+    known = {
         "hosts": "all",
         "gather_facts": False,
-        "tasks": [{"ansible.builtin.set_fact": {**FACTS, "cacheable": True}}],
+        "tasks": [{"ansible.builtin.set_fact": {**facts(release), "cacheable": True}}],
     }
-    (folder / "render.yml").write_text(yaml.safe_dump([facts, *plays]))
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "ansible-playbook"),
-            "-i",
-            "hosts.yml",
-            "--limit",
-            limit,
-            "render.yml",
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": str(ROLES),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-            "ANSIBLE_FORKS": "5",
-        },
+    (folder / "render.yml").write_text(yaml.safe_dump([known, *plays]))
+    done = playbooks.run(
+        *("-i", "hosts.yml", "--limit", limit, "render.yml"),
+        folder=folder,
+        ANSIBLE_ROLES_PATH=str(ROLES),
+        ANSIBLE_STDOUT_CALLBACK="ansible.posix.json",
+        ANSIBLE_FORKS="5",
     )
     if done.returncode:
         raise AssertionError(f"The texts could not be rendered:\n{done.stdout[-4000:]}\n{done.stderr}")
@@ -312,9 +330,12 @@ def run(
     return by_host
 
 
-def render(folder: Path) -> Texts:
-    """Render all templates; returns the text by host and `<role or unit>/<template>`. Takes a few seconds."""
-    return run(folder, plays(template_tasks), {})
+def render(folder: Path, release: str = RELEASES[-1]) -> Texts:
+    """Render all templates for nodes with a release of Debian, in a few seconds.
+
+    Returns the text by host and `<role or unit>/<template>`.
+    """
+    return run(folder, plays(template_tasks), {}, release=release)
 
 
 def render_all(folder: Path, settings: Mapping[str, Any]) -> Texts:

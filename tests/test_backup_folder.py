@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+import playbooks
 
 PROJECT = Path(__file__).resolve().parents[1]
 PLAY = """
@@ -25,23 +24,11 @@ def test_data_files_without_a_manifest_are_refused(tmp_path: Path) -> None:
     play = tmp_path / "play.yml"
     play.write_text(PLAY)
     variables = [f"timestamp_backup_folder={backup}", "inventory_folder=/nowhere", "secrets_folder=/nowhere"]
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "ansible-playbook"),
-            *("-i", "localhost,", "-c", "local"),
-            *(word for variable in variables for word in ("-e", variable)),
-            str(play),
-        ],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": str(PROJECT / "roles"),
-            "ANSIBLE_NOCOLOR": "1",
-        },
+    done = playbooks.run(
+        *("-i", "localhost,", "-c", "local"),
+        *(word for variable in variables for word in ("-e", variable)),
+        str(play),
+        ANSIBLE_ROLES_PATH=str(PROJECT / "roles"),
     )
     assert done.returncode != 0
     assert "has files of a backup and no manifest.json" in " ".join(done.stdout.split()), done.stdout

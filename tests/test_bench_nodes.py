@@ -32,7 +32,7 @@ def process(proc: Path, pid: int, namespace: str, ids: str) -> None:
 
 
 def service(*hosts: Host) -> Service:
-    return Service("https://10.0.0.2", Path("ca.crt"), Path("secrets"), Path("state"), hosts, "15")
+    return Service("https://10.0.0.2", Path("ca.crt"), Path("secrets"), Path("state"), hosts)
 
 
 DB = Host(

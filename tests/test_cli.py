@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import http.server
 import ipaddress
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cli import __main__ as cli_main
-from cli import diagnose, down, inventory, logs, status
+from cli import diagnose, down, hints, inventory, logs, status, up
 from cli.__main__ import main
 from cli.end_to_end import INSTANT, EndToEndError, RoundTrip, send_and_read_back
 
@@ -40,9 +41,11 @@ def facts(**changes: object) -> dict[str, object]:
         "authority": "/secrets/certificates/ca.crt",
         "secrets": "/secrets",
         "state": "/state",
+        "firewall": True,
         "postgresql_version": "",
         "url": "",
         "hint": "",
+        "become_password": "",
         **changes,
     }
 
@@ -78,22 +81,34 @@ class TestInventory:
         with pytest.raises(inventory.InventoryError, match="group web"):
             inventory.service_of({"db.x": facts(groups=["db"])})
 
-    def test_the_default_state_folder_is_that_of_the_role(self) -> None:
-        assert inventory.service_of({"web.x": facts(state="")}).state_folder.is_absolute()
+    def test_an_inventory_without_local_nodes_has_no_state_folder(self) -> None:
+        assert inventory.service_of({"web.x": facts(state="")}).state_folder is None
 
     def test_units_follow_the_groups_and_the_version_of_postgresql(self) -> None:
         database = facts(groups=["postgresql"], postgresql_version=17)
         service = inventory.service_of({"db.x": database, "web.x": facts()})
-        assert service.postgresql_version == "17"
         assert service.nodes[0].units == ("postgresql@17-main.service",)
         assert "timestamp-query.socket" in service.nodes[1].units
 
-    def test_version_of_postgresql_is_by_default_that_of_the_role(self) -> None:
-        database = facts(groups=["postgresql"])
-        service = inventory.service_of({"db.x": database, "web.x": facts()})
+    @pytest.mark.parametrize(
+        ("noted", "version"),
+        [
+            ("db.x: {identifier: '7', version: '16'}\n", "16"),
+            # As an earlier release noted it, which knew one version.
+            ("db.x: '7'\n", "15"),
+            ("another.x: '7'\n", "17"),
+            ("", "17"),
+        ],
+    )
+    def test_version_of_postgresql_is_the_one_that_the_inventory_remembers(
+        self, tmp_path: Path, noted: str, version: str
+    ) -> None:
+        if noted:
+            (tmp_path / "databases.yml").write_text(noted)
+        hosts = {"db.x": facts(groups=["postgresql"]), "web.x": facts(secrets=str(tmp_path))}
+        node = inventory.service_of(hosts).nodes[0]
         settings = yaml.safe_load((inventory.PROJECT / "roles/postgresql/vars/main.yml").read_text())
-        unit = settings["postgresql_unit"].replace("{{ postgresql_version }}", service.postgresql_version)
-        assert service.postgresql_unit == unit
+        assert node.postgresql_unit == settings["postgresql_unit"].replace("{{ postgresql_major }}", version)
 
     def test_ssh_command_is_made_of_the_connection_variables(self) -> None:
         command = inventory.ssh_command(facts(port=2222))
@@ -213,8 +228,7 @@ class TestStatus:
             (["failed"], ["active"], True, 1),
             (["active"], None, True, 1),
             (["active"], ["active"], False, 1),
-            # Switched off is what `make stop` leaves, and no failure.
-            (None, None, False, 0),
+            (None, None, False, 1),
         ],
     )
     def test_exit_status_says_whether_every_part_works(
@@ -227,10 +241,10 @@ class TestStatus:
     ) -> None:
         states = {self.NODE: db, self.WEB: web}
 
-        def look(node: inventory.Host) -> list[status.Unit] | None:
+        def look(node: inventory.Host) -> list[status.Unit] | str:
             active = states[node]
             if active is None:
-                return None
+                return "does not answer by ssh."
             shown = (f"Id=u{number}.service\nActiveState={word}" for number, word in enumerate(active))
             return status.parse_units("\n\n".join(shown))
 
@@ -253,6 +267,17 @@ class TestLogs:
             ("web", "2026-11-24T06:00:02.0+0000 second"),
         ]
         assert [text.split()[-1] for text in logs.in_time(entries)] == ["first", "first", "second", "third"]
+
+    def test_time_zones_do_not_disturb_the_order(self) -> None:
+        entries = [
+            ("db", "2026-11-24T07:00:01.5+0100 first"),
+            ("db", "2026-11-24T07:00:03.0+0100 third"),
+            ("web", "2026-11-24T06:00:02.0+0000 second"),
+            ("web", "2026 of the second"),
+        ]
+        assert [text.split()[-1] for text in logs.in_time(entries)] == ["first", "second", "second", "third"]
+        zones = "2026-11-24T06:00:02+00:00 second\n2026-11-24T07:00:01.5+0100 first"
+        assert [text.split()[-1] for text in logs.last(zones, 5)] == ["first", "second"]
 
     def test_a_unit_cannot_smuggle_a_command_in(self) -> None:
         assert logs.journal([], "x; reboot", 5, follow=False).split("--unit ")[1].startswith("'x; reboot'")
@@ -293,6 +318,71 @@ class TestLogs:
         assert logs.last(sent, 0) == []
 
 
+def test_no_ssh_and_no_ansible_shares_our_standard_input() -> None:
+    """An ssh that is killed leaves it non-blocking, and Ansible does not start with such a one."""
+    reaching = []
+    for path in (
+        one for folder in ("cli", "molecule", "bench") for one in (inventory.PROJECT / folder).rglob("*.py")
+    ):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        # A command may have a name.
+        named = {
+            target.id: ast.unparse(node.value)
+            for node in nodes
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for call in nodes:
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in (
+                "subprocess.run",
+                "subprocess.Popen",
+            ):
+                names = [node.id for node in ast.walk(call.args[0]) if isinstance(node, ast.Name)]
+                said = " ".join([ast.unparse(call.args[0]), *(named.get(name, "") for name in names)])
+                # `play` asks for sudo's password.
+                if (
+                    any(word in said for word in (".ssh", ".root_ssh")) or "tool('ansible" in said
+                ) and path.name != "play.py":
+                    reaching.append((path, call))
+    assert len(reaching) > 8
+    shared = [
+        f"{path}:{call.lineno}"
+        for path, call in reaching
+        if not {"stdin", "input"} & {keyword.arg for keyword in call.keywords}
+    ]
+    assert shared == []
+
+
+def test_no_request_of_ours_takes_the_proxy_of_the_environment() -> None:
+    """It is for downloads; the nodes are in the network of this computer."""
+    found, wrong = 0, []
+    for path in inventory.PROJECT.rglob("*.py"):
+        if {".venv", ".git", "build"} & set(path.parts):
+            continue
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call):
+                name = ast.unparse(call.func)
+                found += name.endswith("build_opener")
+                proxied = name.endswith("build_opener") and "ProxyHandler({})" not in ast.unparse(call)
+                if proxied or name.endswith(("urlopen", "urlretrieve")):
+                    wrong.append(f"{path}:{call.lineno}")
+    assert found > 3
+    assert wrong == []
+
+
+class TestHints:
+    def test_they_name_the_inventory_in_use(self) -> None:
+        service = inventory.service_of({"web.x": facts()}, "inventories/my own")
+        typed = hints.typed(service, "`make up`, or make logs NODE=web; make it")
+        given = "INVENTORY='inventories/my own'"
+        assert typed == f"`make up {given}`, or make logs {given} NODE=web; make it"
+        command = hints.typed(service, "run `ansible-playbook site.yml` (or so)")
+        assert command == "run `ansible-playbook -i 'inventories/my own' site.yml` (or so)"
+        default = inventory.service_of({"web.x": facts()})
+        assert hints.typed(default, "run `make up`") == "run `make up`"
+
+
 class TestDown:
     @pytest.mark.parametrize(
         ("force", "interactive", "answer", "erase"),
@@ -301,24 +391,42 @@ class TestDown:
             (False, True, "y", False),
             (False, True, "", False),
             (True, True, "no", True),
-            (False, False, "no", True),
+            (False, False, "yes", False),
+            (True, False, "no", True),
         ],
     )
     def test_only_a_person_at_a_terminal_is_asked(
         self, *, force: bool, interactive: bool, answer: str, erase: bool
     ) -> None:
-        service = inventory.service_of({"web.x": facts()})
         asked = []
 
         def ask(question: str) -> str:
             asked.append(question)
             return answer
 
-        assert down.confirmed(service, force, interactive, ask) is erase
+        assert down.confirmed(Path("/state"), Path("/secrets"), force, interactive, ask) is erase
         assert bool(asked) is (interactive and not force)
         for question in asked:
             assert "/state" in question
             assert "/secrets" in question
+
+    @pytest.mark.parametrize("command", ["up", "stop", "down"])
+    def test_only_an_inventory_of_local_nodes_is_taken(
+        self, command: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def play(*arguments: object) -> int:
+            raise AssertionError(arguments)
+
+        service = inventory.service_of({"web.x": facts(state="")})
+        for module in (down, up):
+            monkeypatch.setattr(module, "play", play)
+        runs = {
+            "up": lambda: up.up(service, 0),
+            "stop": lambda: down.stop(service),
+            "down": lambda: down.down(service, force=True),
+        }
+        with pytest.raises(inventory.InventoryError, match="not made of machines on this computer"):
+            runs[command]()
 
 
 Respond = Callable[[str, str], tuple[int, object]]
@@ -427,6 +535,14 @@ class TestEndToEnd:
         url = serve(lambda method, _path: post if method == "POST" else get)
         with pytest.raises(EndToEndError, match=reason):
             send_and_read_back(url, certificate)
+
+    def test_a_proxy_of_the_environment_is_not_asked(
+        self, serve: Callable[[Respond], str], certificate: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        url = serve(lambda _method, _path: (200, {"id": IDENTIFIER, "event_timestamp": INSTANT}))
+        assert send_and_read_back(url, certificate).id == IDENTIFIER
 
     def test_another_authority_is_refused(self, serve: Callable[[Respond], str]) -> None:
         url = serve(lambda _method, _path: (200, {"id": IDENTIFIER, "event_timestamp": INSTANT}))

@@ -34,7 +34,8 @@ def constants(value: Any = CONTRACT) -> list[str]:
         return [constant for one in value.values() for constant in constants(one)]
     if isinstance(value, list):
         return [constant for one in value for constant in constants(one)]
-    return [] if "{{" in str(value) else [str(value)]
+    # Words as short as a release of Debian stand everywhere.
+    return [] if "{%" in str(value) or "{{" in str(value) or len(str(value)) < 3 else [str(value)]
 
 
 @pytest.mark.parametrize("constant", constants())
@@ -50,7 +51,8 @@ def test_constant_is_read_by_roles_that_depend_on_the_contract(name: str) -> Non
     roles = {role for role in reading if (PROJECT / "roles" / role / "meta/main.yml").exists()}
     inside = (PROJECT / "roles/contract/vars/main.yml").read_text().count(name) > 1
     assert roles or inside, f"{name} is read by no role"
-    for role in roles:
+    # The tasks of unit_state run within roles that depend on it; another dependency costs a task each time.
+    for role in roles - {"unit_state"}:
         meta = yaml.safe_load((PROJECT / "roles" / role / "meta/main.yml").read_text())
         assert {"role": "contract"} in meta["dependencies"], role
 

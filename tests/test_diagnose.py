@@ -32,7 +32,11 @@ def state(**changes: Any) -> dict[str, Any]:
         "time": NOW,
         "ahead": 0.0,
         "units": [],
+        "time_unit": "systemd-timesyncd.service",
         "failed_units": [],
+        "outdated": [],
+        "updates": {"all": [], "security": []},
+        "reboot": [],
         "certificates": [],
         "volumes": [],
         "firewall": True,
@@ -45,6 +49,11 @@ def state(**changes: Any) -> dict[str, Any]:
 
 def failures(node: Host, **changes: Any) -> list[checks.Check]:
     return [check for check in checks.look_at_node(node, NODES, state(**changes)) if not check.passed]
+
+
+def lines(node: Host, **changes: Any) -> dict[str, str]:
+    """Return how each check of a state is shown, by what it checks."""
+    return {check.what: checks.line(check) for check in checks.look_at_node(node, NODES, state(**changes))}
 
 
 def unit(**changes: str) -> dict[str, str]:
@@ -77,9 +86,15 @@ def test_nothing_fails_where_nothing_is_wrong() -> None:
     ("changes", "what", "fix"),
     [
         ({"ahead": 100.0}, "clock", "systemd-timesyncd"),
-        ({"ahead": -100.0}, "clock", "systemd-timesyncd"),
-        ({"firewall": False}, "firewall", "systemctl restart nftables"),
+        ({"ahead": -100.0, "time_unit": "chrony.service"}, "clock", "systemctl restart chrony.service"),
+        ({"ahead": -100.0, "time_unit": ""}, "clock", "apt install systemd-timesyncd"),
+        ({"firewall": False}, "firewall", "systemctl restart timestamp-firewall"),
         ({"failed_units": ["other.service"]}, "other.service", "systemctl status other.service"),
+        (
+            {"outdated": [["nginx.service", "/etc/one"], ["nginx.service", "/etc/two"]]},
+            "nginx.service runs with what is on the disk",
+            "site.yml",
+        ),
         ({"units": [unit(ActiveState="inactive")]}, "nginx.service", "systemctl start nginx.service"),
         ({"units": [unit(ActiveState="failed", journal="no key\n")]}, "nginx.service", "make logs NODE=web"),
         ({"units": [unit(ActiveState="inactive", LoadState="masked")]}, "nginx.service", "systemctl unmask"),
@@ -217,10 +232,56 @@ def test_exit_status_says_whether_every_check_passed(
             raise EndToEndError("POST answered 503")
         return RoundTrip("an id", 1, 1)
 
-    monkeypatch.setattr(diagnose, "ask", lambda node, _nodes: (said[node], "no answer"))
+    monkeypatch.setattr(diagnose, "ask", lambda node, _nodes: said[node] or diagnose.away(node, "no answer"))
     monkeypatch.setattr(diagnose, "send_and_read_back", send)
-    service = Service("https://192.0.2.12", authority, tmp_path, tmp_path, NODES, "15")
+    service = Service("https://192.0.2.12", authority, tmp_path, tmp_path, NODES)
     assert diagnose.show(service) == (1 if failed else 0)
     shown = capsys.readouterr().out
     assert shown.count("FAIL") == failed
     assert shown.endswith(f"{failed} checks failed.\n" if failed else "All checks passed.\n")
+
+
+def test_updates_and_a_reboot_that_wait_are_told_and_are_no_failure() -> None:
+    names = [f"lib{number}" for number in range(7)]
+    found = lines(
+        WEB,
+        updates={"all": [*names, "vim"], "security": names},
+        outdated=[["nginx.service", "/usr/sbin/nginx (deleted)"]],
+        reboot=[
+            "an update asks for it",
+            "nginx.service runs what an update has replaced",
+            "dbus.service runs what an update has replaced",
+        ],
+    )
+    assert found["Debian's updates"] == (
+        "note  web      Debian's updates: 8 wait, 7 of them for security (lib0, lib1, lib2, lib3, lib4, …)\n"
+        "      when it suits: make upgrade"
+    )
+    # nginx is restarted by the plays.
+    assert found["reboot"] == (
+        "note  web      reboot: due: an update asks for it, dbus.service runs what an update has replaced\n"
+        "      when it suits: make reboot"
+    )
+
+
+def test_nothing_that_waits_is_a_pass() -> None:
+    found = {check.what: check for check in checks.look_at_node(WEB, NODES, state())}
+    for what, result in (("Debian's updates", "none wait"), ("reboot", "not due")):
+        assert found[what] == checks.Check("web", what, result)
+
+
+def test_unit_that_an_update_left_behind_is_told_and_is_no_failure() -> None:
+    paths = [f"/usr/lib/{number} (deleted)" for number in range(5)]
+    found = lines(
+        WEB,
+        outdated=[
+            *(["nginx.service", path] for path in paths),
+            ["ssh.service", "/etc/one"],
+            ["ssh.service", paths[0]],
+        ],
+    )
+    assert found["nginx.service runs with what is on the disk"] == (
+        "note  web      nginx.service runs with what is on the disk: not with /usr/lib/0 (deleted),"
+        " /usr/lib/1 (deleted), /usr/lib/2 (deleted) and 2 more\n      when it suits: make upgrade"
+    )
+    assert found["ssh.service runs with what is on the disk"].startswith("FAIL")

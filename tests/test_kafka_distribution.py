@@ -130,6 +130,38 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path: Path, source: Path, m
     assert not list((tmp_path / "cache").glob(".build-*"))
 
 
+@pytest.mark.parametrize(
+    ("proxies", "options"),
+    [
+        ({}, []),
+        ({"no": "example.com"}, []),
+        ({"http": "http://proxy:3128"}, ["-Dhttp.proxyHost=proxy", "-Dhttp.proxyPort=3128"]),
+        ({"https": "proxy"}, ["-Dhttps.proxyHost=proxy", "-Dhttps.proxyPort=80"]),
+        (
+            {"https": "http://me:secret@proxy:3128/", "no": "localhost, .example.com,"},
+            [
+                "-Dhttps.proxyHost=proxy",
+                "-Dhttps.proxyPort=3128",
+                "-Dhttp.nonProxyHosts=localhost|*.example.com",
+            ],
+        ),
+    ],
+)
+def test_maven_is_told_of_the_proxies(proxies: dict[str, str], options: list[str]) -> None:
+    assert kafka_distribution.proxy_options(proxies) == options
+
+
+def test_maven_gets_the_proxies_of_the_environment(
+    tmp_path: Path, source: Path, maven: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    script = Path(maven)
+    text = script.read_text()
+    script.write_text(text.replace("\n", f'\necho "$@" > {tmp_path}/arguments\n', 1))
+    make(tmp_path / "cache", source, maven)
+    assert "-Dhttps.proxyHost=proxy -Dhttps.proxyPort=3128" in (tmp_path / "arguments").read_text()
+
+
 def test_absent_maven_is_named(tmp_path: Path, source: Path) -> None:
     with pytest.raises(kafka_distribution.BuildError, match="apt-get install maven"):
         make(tmp_path / "cache", source, str(tmp_path / "no-mvn"))
@@ -157,7 +189,7 @@ falcon==4.4.0 \\
 """
 
 
-def test_wheel_is_taken_only_with_a_listed_hash_and_platform(tmp_path: Path) -> None:
+def test_wheel_is_taken_only_with_a_listed_hash_python_and_platform(tmp_path: Path) -> None:
     wheel = tmp_path / "confluent_kafka-2.16.1-cp311-cp311-manylinux_2_28_x86_64.whl"
     wheel.write_bytes(b"wheel")
     wanted = kafka_distribution.sha256_of(wheel)
@@ -167,11 +199,12 @@ def test_wheel_is_taken_only_with_a_listed_hash_and_platform(tmp_path: Path) -> 
     assert requirement.digests == {wanted, "f" * 64}
     assert requirement.text.count("--hash") == 2
 
-    def find(platform: str) -> object:
-        return pinned_wheel.find_wheel(tmp_path, requirement, "confluent-kafka", [platform])
+    def find(platform: str, python: str = "3.11") -> object:
+        return pinned_wheel.find_wheel(tmp_path, requirement, "confluent-kafka", python, [platform])
 
     assert find("manylinux_2_28_x86_64") == wheel
     assert find("manylinux_2_28_aarch64") is None
+    assert find("manylinux_2_28_x86_64", "3.13") is None
     wheel.write_bytes(b"damaged")
     assert find("manylinux_2_28_x86_64") is None
 

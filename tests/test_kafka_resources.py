@@ -38,12 +38,19 @@ class FakeCluster:
         self.topics: dict[str, int] = {}
         self.settings: dict[str, dict[str, str]] = {}
         self.passwords = {"admin": "open sesame"}
+        # Those of the other mechanism, SCRAM-SHA-256.
+        self.others: dict[str, str] = {}
         self.rules: dict[tuple[Any, ...], Any] = {}
         self.changes: list[str] = []
         self.refuses_topics = False
 
-    def client(self, username: str, password: str, errors: list[Any]) -> FakeAdmin:
-        return FakeAdmin(self, self.passwords.get(username) == password, errors)
+    def client(self, username: str, password: str, mechanism: str, errors: list[Any]) -> FakeAdmin:
+        held = self.held(kafka.ScramMechanism[mechanism.replace("-", "_")])
+        return FakeAdmin(self, held.get(username) == password, errors)
+
+    def held(self, mechanism: Any) -> dict[str, str]:
+        """Return the passwords of a mechanism."""
+        return self.passwords if mechanism == kafka.ScramMechanism.SCRAM_SHA_512 else self.others
 
     def add_rule(self, principal: str, **changes: str) -> None:
         rule = kafka_resources.Rule(
@@ -53,7 +60,7 @@ class FakeCluster:
         self.rules[as_tuple(rule)] = rule
 
     def rules_of(self, principal: str) -> set[str]:
-        client = self.client("admin", "open sesame", [])
+        client = self.client("admin", "open sesame", "SCRAM-SHA-512", [])
         return {str(rule) for rule in kafka_resources.existing_rules(client, principal)}
 
 
@@ -110,12 +117,29 @@ class FakeAdmin:
         return {resource: ended() for resource in resources}
 
     def describe_user_scram_credentials(self, **_: Any) -> Any:
-        return ended(dict.fromkeys(self.cluster.passwords))
+        mechanisms = (kafka.ScramMechanism.SCRAM_SHA_512, kafka.ScramMechanism.SCRAM_SHA_256)
+        names = {name for mechanism in mechanisms for name in self.cluster.held(mechanism)}
+        return ended(
+            {
+                name: SimpleNamespace(
+                    scram_credential_infos=[
+                        SimpleNamespace(mechanism=mechanism)
+                        for mechanism in mechanisms
+                        if name in self.cluster.held(mechanism)
+                    ]
+                )
+                for name in names
+            }
+        )
 
     def alter_user_scram_credentials(self, alterations: list[Any]) -> Any:
         self.cluster.changes.append("set passwords")
         for alteration in alterations:
-            self.cluster.passwords[alteration.user] = alteration.password.decode()
+            if isinstance(alteration, kafka.UserScramCredentialDeletion):
+                del self.cluster.held(alteration.mechanism)[alteration.user]
+            else:
+                held = self.cluster.held(alteration.scram_credential_info.mechanism)
+                held[alteration.user] = alteration.password.decode()
         return {alteration.user: ended() for alteration in alterations}
 
     def describe_acls(self, wanted: Any, **_: Any) -> Any:
@@ -136,6 +160,7 @@ class FakeAdmin:
 LISTED: dict[str, Any] = {
     "topics": [{"name": "t", "partitions": 3, "replication_factor": 1, "config": {"retention.ms": -1}}],
     "passwords": {"p": "right"},
+    "absent_users": ["old"],
     "rules": [{"principal": "p", "resource": "topic", "name": "t", "operations": ["read"]}],
 }
 
@@ -152,9 +177,9 @@ def converge(cluster: FakeCluster, run_module: RunModule) -> Callable[..., dict[
     """Return a function that runs the module against the cluster."""
     access = {"bootstrap_servers": "x", "ca_file": "/x", "username": "admin", "password": "open sesame"}
 
-    def run(check_mode: bool = False) -> dict[str, Any]:
+    def run(check_mode: bool = False, **changes: Any) -> dict[str, Any]:
         cluster.changes.clear()
-        return run_module(kafka_resources, {**access, **LISTED}, check_mode)
+        return run_module(kafka_resources, {**access, **LISTED, **changes}, check_mode)
 
     return run
 
@@ -166,7 +191,7 @@ def outdate(cluster: FakeCluster) -> None:
     """Let each kind of thing be there and differ from what is listed."""
     cluster.topics["t"] = 3
     cluster.settings["t"] = {"retention.ms": "1000", "cleanup.policy": "delete"}
-    cluster.passwords["p"] = "wrong"
+    cluster.passwords |= {"p": "wrong", "old": "x"}
     for changes in ({"operation": "write"}, {"permission": "deny"}, {"host": "192.0.2.1"}):
         cluster.add_rule("p", **changes)
 
@@ -185,7 +210,7 @@ def test_everything_that_differs_is_corrected_once(cluster: FakeCluster, converg
     outdate(cluster)
     assert converge()["changed"]
     assert cluster.settings["t"] == {"retention.ms": "-1", "cleanup.policy": "delete"}
-    assert cluster.passwords["p"] == "right"
+    assert cluster.passwords == {"admin": "open sesame", "p": "right"}
     assert cluster.rules_of("p") == {"p allow read on topic t (literal) from *"}
     assert not converge()["changed"]
     assert cluster.changes == []
@@ -247,6 +272,29 @@ def test_password_of_the_administrator_that_is_refused_is_an_error(
 ) -> None:
     cluster.passwords["admin"] = "another"
     assert "kafka.test:9092 refuses the password of admin" in converge()["msg"]
+
+
+def test_user_has_two_passwords_while_one_is_changed(cluster: FakeCluster, converge: Converge) -> None:
+    converge()
+    added = {"passwords": {"p": "next"}, "mechanism": "SCRAM-SHA-256"}
+    assert converge(**added)["changes"] == ["user p with its password (SCRAM-SHA-256)"]
+    assert (cluster.passwords["p"], cluster.others) == ("right", {"p": "next"})
+    assert not converge(**added)["changed"]
+    changes = converge(passwords={"p": "next"})["changes"]
+    assert changes == ["user p -> user p with its password (SCRAM-SHA-512)"]
+    assert (cluster.passwords["p"], cluster.others) == ("next", {"p": "next"})
+    last = {"passwords": {"p": "next"}, "exclusive": True}
+    assert converge(check_mode=True, **last)["changes"] == ["user p (SCRAM-SHA-256)"]
+    assert converge(**last)["changes"] == ["user p (SCRAM-SHA-256)"]
+    assert (cluster.passwords["p"], cluster.others) == ("next", {})
+    assert not converge(**last)["changed"]
+
+
+def test_administrator_logs_in_in_the_middle_of_a_change(cluster: FakeCluster, converge: Converge) -> None:
+    cluster.others["admin"] = "open sesame"
+    cluster.passwords["admin"] = "another"
+    assert converge()["changed"]
+    assert not converge()["changed"]
 
 
 def test_settings_are_compared_as_kafka_writes_them() -> None:

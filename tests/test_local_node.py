@@ -84,6 +84,14 @@ class TestContents:
         text = "nameserver 127.0.0.1\nnameserver ::1\nnameserver 192.0.2.1\n"
         assert contents.resolver([text]) == "nameserver 192.0.2.1\n"
 
+    def test_resolver_takes_no_server_by_ipv6(self) -> None:
+        mixed = "nameserver 2001:db8::53\nnameserver fe80::1%eth0\nnameserver 192.0.2.1\n"
+        assert contents.resolver([mixed]) == "nameserver 192.0.2.1\n"
+        only = "nameserver 2001:db8::53\n"
+        assert contents.resolver([only, "nameserver 192.0.2.2\n"]) == "nameserver 192.0.2.2\n"
+        with pytest.raises(NodeError, match=r"\(2001:db8::53\): they need one with an IPv4 address"):
+            contents.resolver([only])
+
     def test_resolver_without_a_usable_server_names_the_variable(self) -> None:
         with pytest.raises(NodeError, match="local_node_nameservers"):
             contents.resolver(["nameserver 127.0.0.53\n", None])

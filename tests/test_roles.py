@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rendered import tasks
 
 from scripts import role_docs
 
@@ -93,6 +95,34 @@ def test_no_play_runs_on_all_hosts() -> None:
             assert play.get("hosts") != "all", path.name
 
 
+def all_tasks() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each task of the roles and the playbooks, with the name of its file."""
+    for path in (PROJECT / "roles").glob("*/tasks/*.yml"):
+        for task in tasks(yaml.safe_load(path.read_text())):
+            yield str(path.relative_to(PROJECT)), task
+    for path in (PROJECT / "playbooks").glob("*.yml"):
+        for play in yaml.safe_load(path.read_text()):
+            for task in tasks(play.get("tasks")):
+                yield str(path.relative_to(PROJECT)), task
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "values"),
+    [
+        # unattended-upgrades holds the lock for minutes.
+        ("ansible.builtin.apt", "lock_timeout", {600}),
+        # A proxy of the environment is for downloads, and knows nothing of the nodes.
+        ("ansible.builtin.uri", "use_proxy", {False}),
+        # Else root's umask decides: at 077 no service could read it. The scenario default has such a one.
+        ("ansible.builtin.unarchive", "mode", {"u=rwX,go=rX"}),
+    ],
+)
+def test_each_task_of_a_module_has_its_option(module: str, option: str, values: set[object]) -> None:
+    found = [(name, task[module].get(option)) for name, task in all_tasks() if module in task]
+    assert found
+    assert [name for name, value in found if value not in values] == []
+
+
 def test_each_role_of_the_site_has_a_tag_and_what_all_need_runs_always() -> None:
     plays = yaml.safe_load((PROJECT / "playbooks/site.yml").read_text())
     roles = [role for play in plays for role in play.get("roles", ())]
@@ -103,7 +133,14 @@ def test_each_role_of_the_site_has_a_tag_and_what_all_need_runs_always() -> None
         for play in plays
         if "ansible.builtin.import_playbook" in play
     }
-    assert imports == {"preflight.yml": "always", "secrets.yml": "always", "summary.yml": None}
+    assert imports == {
+        "preflight.yml": "always",
+        "host_conflicts.yml": "always",
+        "nodes.yml": "always",
+        "clusters.yml": "always",
+        "secrets.yml": "always",
+        "summary.yml": None,
+    }
 
 
 def test_pages_are_up_to_date() -> None:

@@ -100,7 +100,7 @@ def test_libvirt_by_default(rendered: Render) -> None:
     machines = rendered("libvirt")
     for name, address in (("db", "192.168.56.11"), ("web", "192.168.56.12")):
         settings = machines[name]["settings"]
-        assert machines[name]["box"] == "debian/bookworm64"
+        assert machines[name]["box"] == "debian/trixie64"
         assert (settings["driver"], settings["cpu_mode"]) == ("kvm", "host-model")
         assert (settings["memory"], settings["cpus"], settings["default_prefix"]) == (2048, 2, "ts-vagrant-")
         (network,) = machines[name]["networks"]
@@ -126,6 +126,7 @@ def test_libvirt_with_own_settings(rendered: Render) -> None:
 )
 def test_virtualbox(rendered: Render, mine: bool, memory: int, cores: int, address: str) -> None:
     machine = rendered("virtualbox", mine=mine)["db"]
+    assert machine["box"] == ("mine/debian" if mine else "bento/debian-13")
     orders = [order for _, order in machine["settings"]["customizations"]]
     assert ["modifyvm", "id", "--memory", str(memory)] in orders
     assert ["modifyvm", "id", "--cpus", cores] in orders
@@ -136,7 +137,7 @@ def test_lxc_by_default(rendered: Render) -> None:
     machine = rendered("lxc")["db"]
     settings = dict(machine["settings"]["customizations"])
     # Debian has none for lxc.
-    assert machine["box"] == "timestamp-service/bookworm64"
+    assert machine["box"] == "timestamp-service/trixie64"
     # LXC gives the second address itself, before anything in the container looks for it.
     assert machine["networks"] == []
     assert settings["net.1.ipv4.address"] == "192.168.56.11/24"

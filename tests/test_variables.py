@@ -56,7 +56,6 @@ def unit(process: str, text: str) -> dict[str, str]:
 PROCESS_UNITS = "timestamp-[cq]*/process.service.j2"
 REBUILD = "timestamp-rebuild/process.env.j2"
 REBUILD_TASKS = "timestamp/tasks/rebuild.yml"
-KAFKA_NODE = "{{ groups['kafka'].index(inventory_hostname) + 91 }}"
 NGINX = "nginx/nginx.conf.j2"
 LOCAL_NODE = "local_node/tasks/main.yml"
 KAFKA_SETTINGS = "kafka/server.properties.j2"
@@ -64,10 +63,20 @@ KAFKA_SERVICE = "kafka/tasks/service.yml"
 
 VARIABLES: dict[str, Variable] = {
     "base_packages": Variable(["other-package"], {"base/tasks/install.yml": "- {}"}),
+    "base_apt_proxy": Variable("http://192.0.2.3:3128", {"base/apt-proxy.conf.j2": 'Proxy "{}";'}),
     "base_apt_cache_valid_seconds": Variable(3611, {"base/tasks/install.yml": "cache_valid_time: {}"}),
-    "base_journal_max_use": Variable("1777M", {"base/journald.conf.j2": "SystemMaxUse={}"}),
+    "base_journal_max_use": Variable(
+        "1777M",
+        {
+            "base/journald.conf.j2": "SystemMaxUse={}",
+            "base/tasks/conflicts.yml": "journal_max_use: {}\n",
+        },
+    ),
     "base_metrics_file": Variable(
         "/other/metrics/state.prom", {"base/metrics.service.j2": "node_state.py --textfile {}"}
+    ),
+    "base_ssh_hardened": Variable(
+        False, {}, read_by=("base/tasks/configure.yml", "when: base_ssh_hardened\n")
     ),
     "base_security_upgrades": Variable(
         False, {"base/unattended-upgrades.conf.j2": 'Unattended-Upgrade "{}"'}, "0"
@@ -86,11 +95,21 @@ VARIABLES: dict[str, Variable] = {
     "certificates_renew_days": Variable(
         44, {}, read_by=("certificates/vars/main.yml", "certificates_renew_days | int * 86400")
     ),
+    "firewall_enabled": Variable(False, {}, read_by=("firewall/tasks/main.yml", "when: firewall_enabled\n")),
     "firewall_ssh_sources": Variable(
-        ["198.51.100.0/25"], {"firewall/nftables.conf.j2": "ip saddr {{ {} }} tcp dport 22 "}
+        ["198.51.100.0/25"],
+        {
+            "firewall/firewall.nft.j2": "ip saddr {{ {} }} tcp dport {{ 22 }} ",
+            "firewall/tasks/preflight.yml": "they hold {};",
+            "firewall/tasks/way.yml": "({}) does not include",
+        },
     ),
     "firewall_web_sources": Variable(
-        ["198.51.100.128/25"], {"firewall/nftables.conf.j2": "ip saddr {{ {} }} tcp dport {{ 80, 443 }}"}
+        ["198.51.100.128/25"],
+        {
+            "firewall/firewall.nft.j2": "ip saddr {{ {} }} tcp dport {{ 80, 443 }}",
+            "firewall/tasks/preflight.yml": "; {})",
+        },
     ),
     "kafka_archive": Variable(
         "/other/kafka_2.13-9.9.9.tgz", {"kafka_distribution/tasks/main.yml": "archive: {}"}
@@ -98,7 +117,7 @@ VARIABLES: dict[str, Variable] = {
     "kafka_archive_checksum": Variable(
         "sha256:" + "9" * 64, {"kafka_distribution/tasks/main.yml": "archive_checksum: {}"}
     ),
-    "kafka_node_id": Variable(KAFKA_NODE, {KAFKA_SETTINGS: "node.id={}"}, "91"),
+    "kafka_partitions": Variable(91, {KAFKA_SERVICE: "partitions: {}\n"}),
     "kafka_heap_mb": Variable(611, {"kafka/kafka.service.j2": "-Xms{0}m -Xmx{0}m"}),
     "kafka_memory_max_mb": Variable(1733, {"kafka/kafka.service.j2": "MemoryMax={}M"}),
     "kafka_replication": Variable(
@@ -113,7 +132,15 @@ VARIABLES: dict[str, Variable] = {
     "kafka_dead_letter_bytes_max": Variable(2097111, {KAFKA_SERVICE: "max.message.bytes: {}"}),
     "kafka_restart_seconds": Variable(1013, {"kafka/kafka.service.j2": "RestartSec={}"}),
     "kafka_ready_seconds": Variable(
-        1037, {KAFKA_SERVICE: "ready_seconds: {}", "kafka/handlers/main.yml": "timeout: {}"}
+        1037,
+        {
+            KAFKA_SERVICE: "ready_seconds: {}",
+            "kafka/tasks/credential.yml": "ready_seconds: {}",
+            "kafka/tasks/restart.yml": "timeout: {}",
+        },
+    ),
+    "kafka_feature_upgrade": Variable(
+        True, {}, read_by=("kafka/tasks/features.yml", "kafka_feature_upgrade | bool")
     ),
     "kafka_distribution_maven": Variable("/other/mvn", {"kafka_distribution/tasks/main.yml": "maven: {}"}),
     "kafka_distribution_requirements": Variable(
@@ -134,7 +161,7 @@ VARIABLES: dict[str, Variable] = {
     "nginx_rate_limit_per_second": Variable(1053, {NGINX: "rate={}r/s;"}),
     "nginx_rate_limit_burst": Variable(1107, {NGINX: "burst={} nodelay;"}),
     "nginx_client_ca": Variable("/other/clients.pem", {"nginx/tasks/configure.yml": "value: {}"}),
-    "nginx_metrics_port": Variable(9443, {NGINX: "listen {} ssl http2;"}),
+    "nginx_metrics_port": Variable(9443, {NGINX: "listen {} ssl;"}),
     "nginx_metrics_client_ca": Variable("/other/metrics.pem", {"nginx/tasks/configure.yml": "value: {}"}),
     "postgresql_version": Variable(
         "16",
@@ -143,7 +170,6 @@ VARIABLES: dict[str, Variable] = {
             "postgresql/tasks/install.yml": "postgresql-{}\n",
             "postgresql/tasks/configure.yml": "/usr/lib/postgresql/{}/bin/postgres",
             "postgresql/tasks/service.yml": "postgresql@{}-main.service",
-            "postgresql/handlers/main.yml": "postgresql@{}-main.service",
         },
     ),
     "postgresql_memory_mb": Variable(
@@ -165,6 +191,7 @@ VARIABLES: dict[str, Variable] = {
     ),
     "postgresql_restart_seconds": Variable(1019, {"postgresql/unit.conf.j2": "RestartSec={}"}),
     "secrets_length": Variable(47, {}, read_by=("secrets/tasks/main.yml", "length=secrets_length")),
+    "secrets_replace": Variable(True, {}, read_by=("secrets/tasks/check.yml", "secrets_replace | bool")),
     "timestamp_release_source": Variable("/other/app", {"timestamp/tasks/build.yml": "source: {}"}),
     "timestamp_release_requirements": Variable(
         "/other/app-nodes.txt", {"timestamp/tasks/build.yml": "requirements: {}"}
@@ -231,6 +258,10 @@ VARIABLES: dict[str, Variable] = {
             "timestamp_backup/tasks/restore.yml": "memory_max: {}\n",
         },
     ),
+    "upgrade_ready_seconds": Variable(1087, {"upgrade/tasks/gate.yml": "retries: {}\n"}),
+    "upgrade_restarted_units": Variable(
+        ["other-units"], {}, read_by=("upgrade/tasks/restart.yml", "upgrade_restarted_units | join")
+    ),
     "local_node_state": Variable("stopped", {LOCAL_NODE: "state: {}\n"}),
     "local_node_machine_prefix": Variable("prefix-", {LOCAL_NODE: "machine_prefix: {}\n"}),
     "local_node_bridge": Variable("ts-another", {LOCAL_NODE: "bridge: {}\n"}),
@@ -239,6 +270,7 @@ VARIABLES: dict[str, Variable] = {
     "local_node_state_folder": Variable("/other/state", {LOCAL_NODE: "state_folder: {}\n"}),
     "local_node_work_tree": Variable("/other/tree", {LOCAL_NODE: "work_tree: {}\n"}),
     "local_node_cache_folder": Variable("/other/cache", {LOCAL_NODE: "cache_folder: {}\n"}),
+    "local_node_suite": Variable("bookworm", {LOCAL_NODE: "suite: {}\n"}),
     "local_node_mirror": Variable("https://mirror.example.org/debian", {LOCAL_NODE: "mirror: {}\n"}),
     "local_node_packages": Variable(["other-systemd"], {LOCAL_NODE: "- {}\n"}),
     "local_node_nameservers": Variable(["203.0.113.53"], {LOCAL_NODE: "- {}\n"}),
@@ -283,6 +315,7 @@ def is_distinctive(word: str) -> bool:
         "false",
         "info",
         "started",
+        "stopped",
         "debug",
         "error",
         "warning",
@@ -369,7 +402,7 @@ def test_clients_use_the_ports_that_servers_and_firewall_open(files: dict[str, s
     ports = {broker.rpartition(":")[2] for broker in only(r"^KAFKA_BROKER=(.*)$", command).split(",")}
     assert ports == {only(r"^listeners=BROKER://[^,:]+:(\d+)", files[KAFKA_SETTINGS])}
     database = only(r"^DB_URL=postgresql://[^:]+:(\d+)/", files["timestamp-query/process.env.j2"])
-    rules = files["firewall/nftables.conf.j2"]
+    rules = files["firewall/firewall.nft.j2"]
     assert ports == {only(r'tcp dport (\d+) accept comment "Kafka, from', rules)}
     assert database == only(r'tcp dport (\d+) accept comment "PostgreSQL', rules)
 
@@ -378,7 +411,7 @@ def test_database_and_firewall_let_the_same_clients_in(texts: Texts) -> None:
     of_host = texts[KAFKA[0]]
     clients = [ADDRESSES[name] for name in WEB]
     rule = only(
-        r"ip saddr \{ (.*) \} tcp dport \d+ accept comment \"PostgreSQL", of_host["firewall/nftables.conf.j2"]
+        r"ip saddr \{ (.*) \} tcp dport \d+ accept comment \"PostgreSQL", of_host["firewall/firewall.nft.j2"]
     )
     assert rule.split(", ") == clients
     assert re.findall(r"^hostssl .* (\S+)/32 ", of_host["postgresql/pg_hba.conf.j2"], re.M) == clients
@@ -398,13 +431,13 @@ def test_servers_read_the_certificates_that_the_roles_place(files: dict[str, str
 
 
 def test_clients_trust_the_authority_that_the_roles_place(files: dict[str, str]) -> None:
-    folder = only(r"dest: (.*)$", files["certificates/tasks/place.yml"])
+    authority = only(r"dest: (.*)$", files["certificates/tasks/place.yml"])
     for settings, pattern in (
         (KAFKA_SETTINGS, r"^ssl.truststore.location=(.*)$"),
         ("timestamp-command/process.env.j2", r"^KAFKA_CA_FILE=(.*)$"),
         ("timestamp-query/process.env.j2", r"sslrootcert=(\S+)$"),
     ):
-        assert only(pattern, files[settings]) == f"{folder}ca.crt"
+        assert only(pattern, files[settings]) == authority
 
 
 def test_consumer_may_use_its_group(files: dict[str, str]) -> None:

@@ -1,0 +1,189 @@
+"""What is known of a Kafka cluster, put together: an absent log is never taken for a new one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from conftest import load_module
+
+kafka_cluster = load_module("kafka", "kafka_cluster", "filter_plugins").kafka_cluster
+
+CHOSEN = {"topic": "timestamp.command.v1", "partitions": 12}
+CLUSTER = "MkU3OEVBNTcwNTJENDM2Qg"
+THREE = ["one", "two", "three"]
+
+
+def log(number: int, cluster: str = CLUSTER, log_id: str | None = None) -> str:
+    """Return what Kafka writes when it formats a log."""
+    folder = log_id or f"log-{number}"
+    values = f"cluster.id={cluster}\nversion=1\ndirectory.id={folder}\nnode.id={number}\n"
+    return f"#\n#Thu Nov 26 11:00:00 UTC 2026\n{values}"
+
+
+def node(log: str = "", memory: str = "", started: bool = False) -> dict[str, Any]:
+    return {"log": log, "memory": memory, "started": started}
+
+
+def formatted(number: int, cluster: str = CLUSTER) -> dict[str, Any]:
+    """Return a node that runs."""
+    return node(log(number, cluster), log(number, cluster), started=True)
+
+
+def remembered(*hosts: str, done: int | None = None) -> dict[str, Any]:
+    """Return what the inventory has noted; the first `done` brokers (all) are formatted."""
+    brokers = {
+        host: {
+            "node_id": number,
+            "log_id": f"log-{number}",
+            "founder": True,
+            "formatted": done is None or number <= done,
+        }
+        for number, host in enumerate(hosts, 1)
+    }
+    return {"cluster_id": CLUSTER, **CHOSEN, "brokers": brokers}
+
+
+def refusal(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(AnsibleFilterError) as raised:
+        kafka_cluster(*arguments, **options)
+    return str(raised.value)
+
+
+def test_the_first_brokers_found_the_quorum_together() -> None:
+    planned = kafka_cluster({host: node() for host in THREE}, {}, THREE, CHOSEN)
+    assert [broker["node_id"] for broker in planned["brokers"].values()] == [1, 2, 3]
+    assert all(broker["founder"] and not broker["formatted"] for broker in planned["brokers"].values())
+    identifiers = [planned["cluster_id"], *(broker["log_id"] for broker in planned["brokers"].values())]
+    assert len(set(identifiers)) == 4
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{21}", identifier) for identifier in identifiers)
+    assert (planned["topic"], planned["partitions"]) == tuple(CHOSEN.values())
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_format_that_was_broken_off_goes_on_with_the_same_ids(done: int) -> None:
+    """Whether or not the inventory had come to note what was formatted."""
+    plan = remembered(*THREE, done=0)
+    nodes = {host: node(log(number) if number <= done else "") for number, host in enumerate(THREE, 1)}
+    assert kafka_cluster(nodes, plan, THREE, CHOSEN) == remembered(*THREE, done=done)
+
+
+@pytest.mark.parametrize("noted", [{}, remembered(*THREE)])
+def test_nodes_that_run_are_taken_as_they_are(noted: dict[str, Any]) -> None:
+    nodes = {host: formatted(number) for number, host in enumerate(THREE, 1)}
+    known = kafka_cluster(nodes, noted, THREE, CHOSEN)
+    assert known["cluster_id"] == CLUSTER
+    assert [(b["node_id"], b["log_id"], b["formatted"]) for b in known["brokers"].values()] == [
+        (1, "log-1", True),
+        (2, "log-2", True),
+        (3, "log-3", True),
+    ]
+    assert kafka_cluster(nodes, known, THREE, CHOSEN) == known
+
+
+@pytest.mark.parametrize("noted", [{}, remembered(*THREE)])
+def test_a_place_in_the_group_changes_no_number(noted: dict[str, Any]) -> None:
+    """A host that is put above the others gets the next number; it joins the quorum."""
+    nodes = {"new": node(), **{host: formatted(number) for number, host in enumerate(THREE, 1)}}
+    known = kafka_cluster(nodes, noted, ["new", *reversed(THREE)], CHOSEN)
+    assert {host: broker["node_id"] for host, broker in known["brokers"].items()} == {
+        "one": 1,
+        "two": 2,
+        "three": 3,
+        "new": 4,
+    }
+    assert known["brokers"]["new"] == {"node_id": 4, "log_id": "", "founder": False, "formatted": False}
+
+
+def test_the_number_of_a_broker_that_left_is_not_given_out_again() -> None:
+    nodes = {"one": formatted(1), "new": node()}
+    known = kafka_cluster(nodes, remembered(*THREE), ["one", "new"], CHOSEN)
+    assert known["brokers"]["new"]["node_id"] == 4
+
+
+def test_a_host_with_another_name_is_the_same_broker() -> None:
+    known = kafka_cluster({"other": formatted(1)}, remembered("one"), ["other"], CHOSEN)
+    assert {host: broker["node_id"] for host, broker in known["brokers"].items()} == {"other": 1}
+
+
+@pytest.mark.parametrize(
+    ("state", "noted"),
+    [
+        (node(), remembered("one")),
+        (node(memory=log(1)), {}),
+        (node(started=True), {}),
+        (node(memory=log(1), started=True), remembered("one", done=0)),
+    ],
+    ids=["the inventory", "the node", "its unit", "the node alone of a broken off run"],
+)
+def test_an_absent_log_is_not_taken_for_a_new_one(state: dict[str, Any], noted: dict[str, Any]) -> None:
+    said = refusal({"one": state}, noted, ["one"], CHOSEN)
+    assert "one: the log of this broker is absent from its folder" in said
+    assert "Nothing was changed" in said
+    assert "findmnt" in said
+    assert "restore.yml" in said
+
+
+def test_one_of_three_logs_that_is_absent_is_refused() -> None:
+    nodes = {"one": formatted(1), "two": node(memory=log(2), started=True), "three": formatted(3)}
+    assert f"two: the log of this broker is absent from its folder, though cluster {CLUSTER}" in refusal(
+        nodes, remembered(*THREE), THREE, CHOSEN
+    )
+
+
+def test_where_all_is_lost_a_restore_begins_another_cluster() -> None:
+    nodes = {host: node(memory=log(number), started=True) for number, host in enumerate(THREE, 1)}
+    known = kafka_cluster(nodes, remembered(*THREE), THREE, CHOSEN, new_log=True)
+    assert known["cluster_id"] != CLUSTER
+    assert [broker["node_id"] for broker in known["brokers"].values()] == [1, 2, 3]
+    assert all(broker["founder"] and not broker["formatted"] for broker in known["brokers"].values())
+    # And once that is noted, nothing is made anew.
+    again = {
+        host: node(log(broker["node_id"], known["cluster_id"], broker["log_id"]))
+        for host, broker in known["brokers"].items()
+    }
+    done = kafka_cluster(again, known, THREE, CHOSEN, new_log=True)
+    assert done["cluster_id"] == known["cluster_id"]
+    assert all(broker["formatted"] for broker in done["brokers"].values())
+
+
+def test_a_restore_keeps_the_logs_that_are_there() -> None:
+    nodes = {"one": formatted(1), "two": node(started=True), "three": formatted(3)}
+    known = kafka_cluster(nodes, remembered(*THREE), THREE, CHOSEN, new_log=True)
+    assert known["cluster_id"] == CLUSTER
+    assert known["brokers"]["two"] == {"node_id": 2, "log_id": "", "founder": False, "formatted": False}
+    assert known["brokers"]["one"]["formatted"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "noted", "expected"),
+    [
+        ({"one": formatted(1, "other")}, remembered("one"), "cluster.id is other in its log, but the inv"),
+        ({"one": formatted(2)}, remembered("one"), "node.id is 2 in its log, but the inventory remembers 1"),
+        ({"one": node(log(1, log_id="x"))}, remembered("one"), "directory.id is x in its log, but the inv"),
+        ({"one": node(log(1), log(1, "other"))}, {}, "but the node remembers other"),
+        ({"one": formatted(1), "two": formatted(2, "other")}, {}, "two: cluster.id is other in its log"),
+        ({"one": formatted(1), "two": formatted(1)}, {}, "one and two are both broker 1"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_named(nodes: dict[str, Any], noted: dict[str, Any], expected: str) -> None:
+    said = refusal(nodes, noted, list(nodes), CHOSEN)
+    assert expected in said
+    assert "Nothing was changed" in said
+
+
+@pytest.mark.parametrize("changed", [{"topic": "other"}, {"partitions": 24}])
+def test_what_is_chosen_once_stays(changed: dict[str, Any]) -> None:
+    ((name, value),) = changed.items()
+    said = refusal({"one": formatted(1)}, remembered("one"), ["one"], {**CHOSEN, **changed})
+    assert f"{name} was {CHOSEN[name]} at the first installation and is {value}" in said
+
+
+def test_a_part_of_the_group_may_run_alone_unless_something_is_to_be_formatted() -> None:
+    known = kafka_cluster({"two": formatted(2)}, remembered(*THREE), THREE, CHOSEN)
+    assert known == {**remembered(*THREE), "brokers": known["brokers"]}
+    said = refusal({"new": node()}, remembered(*THREE), [*THREE, "new"], CHOSEN)
+    assert "run without --limit" in said
+    assert "one, two, three is missing" in said
