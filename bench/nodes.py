@@ -1,7 +1,6 @@
 """The processes of the nodes as this computer sees them: those of containers are in its /proc too."""
 
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ def find(service: Service) -> Nodes:
                 "be containers that run here, and this program root."
             )
         for unit in units:
-            if unit == service.postgresql_unit or unit in _NAMES:
+            if unit.startswith("postgresql@") or unit in _NAMES:
                 processes[_NAMES.get(unit, "database")] = ids[main[unit]]
     network = ("nsenter", f"--net=/proc/{processes['nginx']}/ns/net", "--")
     return Nodes(
@@ -89,9 +88,7 @@ def here(namespace: str, proc: Path = Path("/proc")) -> dict[int, int]:
 
 def _ask(node: Host, units: list[str]) -> str:
     remote = f"readlink /proc/self/ns/pid && systemctl show --property=Id,MainPID {' '.join(units)}"
-    done = subprocess.run(
-        [*node.ssh, "-o", "BatchMode=yes", remote], capture_output=True, text=True, timeout=30, check=False
-    )
+    done = node.run(remote, timeout=30)
     if done.returncode:
         raise NodesError(f"{node.short_name} does not answer. {node.hint} {done.stderr.strip()}".strip())
     return done.stdout

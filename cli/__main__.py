@@ -31,16 +31,16 @@ def _parser() -> argparse.ArgumentParser:
     one = command(
         "up",
         "Create, boot and set up the local nodes, and record one timestamp.",
-        lambda service, options: up.up(service, options.inventory, options.started),
+        lambda service, options: up.up(service, options.started),
     )
     one.add_argument("--started", type=float, default=time.time(), help="when `make up` began (Unix time)")
 
-    command("stop", "Power the local nodes off.", lambda _, options: down.stop(options.inventory))
+    command("stop", "Power the local nodes off.", lambda service, _: down.stop(service))
 
     one = command(
         "down",
         "Erase the local nodes.",
-        lambda service, options: down.down(service, options.inventory, options.force),
+        lambda service, options: down.down(service, options.force),
     )
     one.add_argument("--force", action="store_true", help="do not ask")
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from cli.inventory import Host, Service
+from cli.root import NO_ANSWER, NOT_ROOT
 
 WAIVERS = Path(__file__).with_name("audit_waivers.yml")
 HARDENING_INDEX = 80
@@ -103,19 +104,26 @@ def lynis_archive(waivers: Mapping[str, str]) -> bytes:
 
 
 def run_lynis(node: Host, archive: bytes) -> str:
-    """Run lynis on a node; returns its report. Takes about a minute."""
+    """Run lynis on a node; returns its report. Takes about a minute. Raises ValueError, saying why not."""
     done = subprocess.run(
-        [*node.ssh, "-o", "BatchMode=yes", RUN_LYNIS], input=archive, capture_output=True, check=False
+        node.root_ssh(RUN_LYNIS),
+        input=node.password_lines.encode() + archive,
+        capture_output=True,
+        check=False,
     )
+    if done.returncode in (NO_ANSWER, NOT_ROOT):
+        raise ValueError(done.stderr.decode(errors="replace").strip())
     return done.stdout.decode(errors="replace")
 
 
 def run_testssl(address: str, options: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Run testssl.sh against ADDRESS:PORT; returns its report. Takes one to two minutes."""
+    """Run testssl.sh against ADDRESS:PORT; returns its report. Takes 1 to 2 minutes. Raises ValueError."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = ["testssl", "--quiet", "--warnings", "off", "--color", "0", "--jsonfile", str(report)]
-        subprocess.run([*command, *options, address], capture_output=True, check=False)
+        done = subprocess.run([*command, *options, address], capture_output=True, text=True, check=False)
+        if not report.exists():
+            raise ValueError(f"testssl.sh did not finish: {(done.stderr or done.stdout).strip()[-500:]}")
         findings: list[dict[str, Any]] = json.loads(report.read_text())
         return findings
 
@@ -143,7 +151,11 @@ def audit(service: Service) -> int:
     tls: list[Finding] = []
     for node in service.nodes:
         if "web" in node.groups:
-            findings = until_all_is_checked(partial(tls_findings, node), waivers["testssl"])
+            try:
+                findings = until_all_is_checked(partial(tls_findings, node), waivers["testssl"])
+            except ValueError as error:
+                left.append(Finding(node.short_name, "report", str(error)))
+                continue
             print(f"testssl  {node.short_name:<8} {len(findings)} findings", flush=True)
             tls += findings
             left += unwaived(findings, waivers["testssl"])

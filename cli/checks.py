@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ CLOCK_SECONDS = 2.0
 CONNECTIONS_SHARE = 0.8
 DAY_SECONDS = 86400
 GIBIBYTE = 1 << 30
+# What follows the path of a program or library that an update has replaced (role unit_state).
+REPLACED = " (deleted)"
 # How the unit behind a port begins.
 BROKER_PORT, DATABASE_PORT = (str(CONTRACT[f"contract_{name}_port"]) for name in ("broker", "database"))
 UNIT_BEHIND: Mapping[str, str] = {BROKER_PORT: "kafka.", DATABASE_PORT: "postgresql@"}
@@ -26,12 +28,16 @@ UNIT_BEHIND: Mapping[str, str] = {BROKER_PORT: "kafka.", DATABASE_PORT: "postgre
 
 @dataclass(frozen=True)
 class Check:
-    """One line: where, what was checked, the result, and for a failure how to fix it."""
+    """One line: where, what was checked, the result, and for a failure how to fix it.
+
+    What is to be done some day, and is no failure, has advice.
+    """
 
     where: str
     what: str
     result: str
     fix: str = ""
+    advice: str = ""
 
     @property
     def passed(self) -> bool:
@@ -41,8 +47,11 @@ class Check:
 
 def line(check: Check) -> str:
     """Return a check as text: one line, and below a failure how to fix it."""
-    text = f"{'pass' if check.passed else 'FAIL'}  {check.where:<8} {check.what}: {check.result}"
-    return text if check.passed else f"{text}\n      fix: {check.fix}"
+    word = "FAIL" if check.fix else "note" if check.advice else "pass"
+    text = f"{word}  {check.where:<8} {check.what}: {check.result}"
+    if check.fix:
+        return f"{text}\n      fix: {check.fix}"
+    return f"{text}\n      when it suits: {check.advice}" if check.advice else text
 
 
 def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> Iterator[Check]:
@@ -50,17 +59,21 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
     yield clock(node, state)
     yield from (volume(node, one) for one in state["volumes"])
     yield from (certificate(node, one, state["time"]) for one in state["certificates"])
-    yield Check(
-        node.short_name,
-        "firewall",
-        "loaded" if state["firewall"] else "its rules are not loaded: every port is open",
-        "" if state["firewall"] else on_node(node, "systemctl restart nftables"),
-    )
+    if node.firewall:
+        yield Check(
+            node.short_name,
+            "firewall",
+            "loaded" if state["firewall"] else "its rules are not loaded: every port is open",
+            "" if state["firewall"] else on_node(node, "systemctl restart timestamp-firewall"),
+        )
     units = {one["Id"]: one for one in state["units"]}
     for one in units.values():
         yield unit(node, one)
     for name in sorted(set(state["failed_units"]) - set(units)):
         yield Check(node.short_name, name, "failed", on_node(node, f"systemctl status {name}"))
+    yield from outdated(node, state["outdated"])
+    yield updates(node, state["updates"])
+    yield reboot(node, state["reboot"], {name for name, _ in state["outdated"]})
     if state["database"] is not None:
         yield from database(node, state["database"])
     for one in state["reached"]:
@@ -89,11 +102,15 @@ def clock(node: Host, state: Mapping[str, Any]) -> Check:
     """Compare the clocks: certificates and the times of records depend on them."""
     ahead = state["ahead"]
     wrong = abs(ahead) > CLOCK_SECONDS
+    unit_name = state["time_unit"]
+    restart = f"systemctl restart {unit_name}; " if unit_name else ""
+    fix = "" if unit_name else "install a time daemon (apt install systemd-timesyncd); "
+    fix += on_node(node, f"{restart}timedatectl")
     return Check(
         node.short_name,
         "clock",
         f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this computer" if wrong else "right",
-        on_node(node, "systemctl restart systemd-timesyncd; timedatectl timesync-status") if wrong else "",
+        fix if wrong else "",
     )
 
 
@@ -152,6 +169,47 @@ def unit(node: Host, state: Mapping[str, str]) -> Check:
     else:
         fix = f"{logs_of(node, name)}, then " + on_node(node, f"systemctl restart {name}")
     return Check(node.short_name, name, result, fix)
+
+
+def outdated(node: Host, state: Sequence[Sequence[str]]) -> Iterator[Check]:
+    """Check that each unit runs with what is on the disk: its release, settings, secrets and certificates."""
+    for name in dict.fromkeys(name for name, _ in state):
+        paths = [path for other, path in state if other == name]
+        different = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if paths[3:] else "")
+        # An installed update that does not run yet is no fault.
+        updated = all(path.endswith(REPLACED) for path in paths)
+        restart = "run `ansible-playbook site.yml` (local nodes: `make up`): it restarts what is outdated"
+        yield Check(
+            node.short_name,
+            f"{name} runs with what is on the disk",
+            f"not with {different}",
+            "" if updated else restart,
+            "make upgrade" if updated else "",
+        )
+    if not state:
+        yield Check(node.short_name, "units run with what is on the disk", "yes")
+
+
+def updates(node: Host, state: Mapping[str, Sequence[str]]) -> Check:
+    """Check whether Debian's updates wait; that is no failure."""
+    secure, count = list(state["security"]), len(state["all"])
+    result = f"{count} wait" if count else "none wait"
+    if secure:
+        result += (
+            f", {len(secure)} of them for security ({', '.join(secure[:5])}{', …' if secure[5:] else ''})"
+        )
+    return Check(node.short_name, "Debian's updates", result, advice="make upgrade" if count else "")
+
+
+def reboot(node: Host, reasons: Sequence[str], outdated: Set[str]) -> Check:
+    """Check whether a reboot is due; that is no failure. Units that are `outdated` have their own check."""
+    due = [reason for reason in reasons if reason.split()[0] not in outdated]
+    return Check(
+        node.short_name,
+        "reboot",
+        f"due: {', '.join(due)}" if due else "not due",
+        advice="make reboot" if due else "",
+    )
 
 
 def database(node: Host, state: Mapping[str, Any]) -> Iterator[Check]:

@@ -16,7 +16,9 @@ from typing import Any
 
 from cli.checks import BROKER_PORT, DATABASE_PORT, Check, line, look_at_node
 from cli.end_to_end import EndToEndError, send_and_read_back
+from cli.hints import typed
 from cli.inventory import PROJECT, Host, Service
+from cli.root import NOT_ROOT
 from cli.units import PROCESSES
 
 STATE_PROGRAM = PROJECT / "roles/base/files/node_state.py"
@@ -35,28 +37,31 @@ def question(node: Host, nodes: Sequence[Host]) -> dict[str, Any]:
     return asked
 
 
-def ask(node: Host, nodes: Sequence[Host]) -> tuple[dict[str, Any] | None, str]:
-    """Return the state that a node reports, with the seconds that its clock is ahead; or None, and why."""
-    # Python reads its program from ssh; sudo is for an inventory that logs in as somebody else than root.
-    program = "exec $([ $(id -u) = 0 ] || echo sudo -n) python3 -I - "
+def ask(node: Host, nodes: Sequence[Host]) -> dict[str, Any] | Check:
+    """Return the state that a node reports, with the seconds that its clock is ahead; or what failed."""
+    # Python reads its program from ssh.
+    program = f"exec python3 -I - {shlex.quote(json.dumps(question(node, nodes)))}"
     before = time.time()
     try:
-        done = subprocess.run(
-            [*node.ssh, "-o", "BatchMode=yes", program + shlex.quote(json.dumps(question(node, nodes)))],
-            input=STATE_PROGRAM.read_text(),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = node.run(program, timeout=120, data=STATE_PROGRAM.read_text())
         state = json.loads(done.stdout)
     except subprocess.TimeoutExpired:
-        return None, "no answer within 120 s"
+        return away(node, "no answer within 120 s")
     except ValueError:
-        return None, (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        lines = done.stderr.strip().splitlines() or ["no answer"]
+        if done.returncode == NOT_ROOT:
+            # The last line says how to fix it.
+            return Check(node.short_name, "becomes root", " ".join(lines[:-1]), lines[-1])
+        return away(node, lines[-1])
     # The node reads its clock after ssh has connected; how long that took is not known.
     state["ahead"] = max(state["time"] - time.time(), min(0.0, state["time"] - before))
-    return state, ""
+    return dict(state)
+
+
+def away(node: Host, error: str) -> Check:
+    """Return the check of a node that does not answer."""
+    hint = node.hint or "check that it runs and that its address and ssh key in the inventory are right"
+    return Check(node.short_name, "answers by ssh", error, hint)
 
 
 def authority(service: Service) -> Check:
@@ -90,12 +95,9 @@ def diagnose(service: Service) -> Iterator[Check]:
     yield authority(service)
     with ThreadPoolExecutor(max_workers=16) as pool:
         states = list(pool.map(lambda node: ask(node, service.nodes), service.nodes))
-    for node, (state, error) in zip(service.nodes, states, strict=True):
-        if state is None:
-            hint = (
-                node.hint or "check that it runs and that its address and ssh key in the inventory are right"
-            )
-            yield Check(node.short_name, "answers by ssh", error, hint)
+    for node, state in zip(service.nodes, states, strict=True):
+        if isinstance(state, Check):
+            yield state
             continue
         yield Check(node.short_name, "answers by ssh", "yes")
         yield from look_at_node(node, service.nodes, state)
@@ -106,7 +108,7 @@ def show(service: Service) -> int:
     """Print every check and how to fix what failed; returns 1 when a check fails."""
     failures = 0
     for check in diagnose(service):
-        print(line(check), flush=True)
+        print(typed(service, line(check)), flush=True)
         failures += not check.passed
     print(f"{failures} checks failed." if failures else "All checks passed.")
     return 1 if failures else 0

@@ -12,15 +12,18 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cli.units import postgresql_unit, units_of
+from cli.root import as_root, password_lines
+from cli.units import newest_postgresql, units_of
 
 PROJECT = Path(__file__).resolve().parents[1]
+# That of the Makefile.
+DEFAULT_INVENTORY = "inventories/local"
 QUESTION = {
     "groups": "{{ group_names }}",
     "address": "{{ node_address | default('') }}",
@@ -32,9 +35,11 @@ QUESTION = {
     "authority": "{{ service_ca | default((certificates_folder | default('')) ~ '/ca.crt') }}",
     "secrets": "{{ secrets_folder | default('') }}",
     "state": "{{ local_node_state_folder | default('') }}",
+    "firewall": "{{ firewall_enabled | default(true) | bool }}",
     "postgresql_version": "{{ postgresql_version | default('') }}",
     "url": "{{ service_url | default('') }}",
     "hint": "{{ unreachable_hint | default('') }}",
+    "become_password": "{{ ansible_become_password | default(ansible_become_pass | default('')) }}",
 }
 
 
@@ -46,7 +51,8 @@ class InventoryError(Exception):
 class Host:
     """A node: its name, groups, address, and the ssh command that reaches it (without what is to run there).
 
-    The hint says what to do when the node does not answer; units are those that it has to run.
+    The hint says what to do when the node does not answer; units are those that it has to run, and
+    firewall says whether one of ours does.
     """
 
     name: str
@@ -55,28 +61,57 @@ class Host:
     address: str = ""
     hint: str = ""
     units: tuple[str, ...] = ()
+    firewall: bool = True
+    # For sudo; empty when it wants none, or the user is root.
+    password: str = field(default="", repr=False)
+
+    @property
+    def postgresql_unit(self) -> str:
+        """The unit of its PostgreSQL; only of a host of the group postgresql."""
+        return next(unit for unit in self.units if unit.startswith("postgresql@"))
 
     @property
     def short_name(self) -> str:
         """The first label of the name."""
         return self.name.partition(".")[0]
 
+    def root_ssh(self, command: str) -> list[str]:
+        """Return the ssh command that runs a command as root; `password_lines` come first in its input."""
+        return [*self.ssh, "-o", "BatchMode=yes", as_root(command, self.password)]
+
+    @property
+    def password_lines(self) -> str:
+        """What the input of `root_ssh` begins with."""
+        return password_lines(self.password)
+
+    def run(
+        self, command: str, timeout: float | None = None, data: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root there, with data as its input. Raises subprocess.TimeoutExpired.
+
+        It may fail; the exit status is NO_ANSWER where the node is away, NOT_ROOT where the user is not root.
+        """
+        return subprocess.run(
+            self.root_ssh(command),
+            # Never our own: an ssh that is killed leaves it non-blocking, with which Ansible does not start.
+            input=self.password_lines + data,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
 
 @dataclass(frozen=True)
 class Service:
-    """What an inventory describes; the url has no slash at its end, the state folder is of local nodes."""
+    """What an inventory describes; the url has no slash at its end, only local nodes have a state folder."""
 
     url: str
     certificate_authority: Path
     secrets_folder: Path
-    state_folder: Path
+    state_folder: Path | None
     nodes: tuple[Host, ...]
-    postgresql_version: str
-
-    @property
-    def postgresql_unit(self) -> str:
-        """The unit of PostgreSQL."""
-        return postgresql_unit(self.postgresql_version)
+    inventory: str = DEFAULT_INVENTORY
 
 
 def tool(name: str) -> str:
@@ -102,7 +137,7 @@ def answers(output: str) -> dict[str, dict[str, Any]]:
             raise InventoryError(text)
         messages[name] = json.loads(text)["msg"]
     if not messages:
-        raise InventoryError(output.strip()[-2000:] or "The inventory names no host.")
+        raise InventoryError(output.strip()[-2000:])
     return messages
 
 
@@ -116,24 +151,26 @@ def ssh_command(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return (*command, f"{facts['user']}@{facts['host']}" if facts["user"] else facts["host"])
 
 
-def default_of(role: str, variable: str) -> str:
-    """Return a role's default, for an inventory that does not set the variable."""
-    return str(yaml.safe_load((PROJECT / f"roles/{role}/defaults/main.yml").read_text())[variable])
+def databases(secrets_folder: Path) -> dict[str, str]:
+    """Return the major version of each host's PostgreSQL, as role postgresql noted it in the inventory."""
+    path = secrets_folder / "databases.yml"
+    noted = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    # An earlier release noted no version: it knew 15 alone.
+    return {host: str(one["version"]) if isinstance(one, dict) else "15" for host, one in noted.items()}
 
 
-def service_of(hosts: Mapping[str, Mapping[str, Any]]) -> Service:
+def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_INVENTORY) -> Service:
     """Return the service of these hosts; raises InventoryError when no node is in the group web."""
     nodes = {name: one for name, one in hosts.items() if name != "localhost"}
     web = [one for one in nodes.values() if "web" in one["groups"]]
     if not web:
         raise InventoryError("The inventory has no host in the group web.")
-    versions = {str(one["postgresql_version"]) for one in nodes.values() if "postgresql" in one["groups"]}
-    version = "".join(versions) or default_of("postgresql", "postgresql_version")
+    versions = databases(Path(web[0]["secrets"]))
     return Service(
         url=(web[0]["url"] or f"https://{web[0]['address']}").rstrip("/"),
         certificate_authority=Path(web[0]["authority"]),
         secrets_folder=Path(web[0]["secrets"]),
-        state_folder=Path(web[0]["state"] or default_of("local_node", "local_node_state_folder")),
+        state_folder=Path(web[0]["state"]) if web[0]["state"] else None,
         nodes=tuple(
             Host(
                 name,
@@ -141,11 +178,16 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]]) -> Service:
                 ssh_command(one),
                 one["address"],
                 one["hint"],
-                units_of(one["groups"], version),
+                units_of(
+                    one["groups"],
+                    versions.get(name) or str(one["postgresql_version"]) or newest_postgresql(),
+                ),
+                str(one["firewall"]).lower() != "false",
+                str(one["become_password"]),
             )
             for name, one in sorted(nodes.items())
         ),
-        postgresql_version=version,
+        inventory=inventory,
     )
 
 
@@ -163,14 +205,25 @@ def read_service(inventory: str) -> Service:
         ),
     )
     try:
-        return service_of(answers(done.stdout))
+        return service_of(answers(done.stdout), inventory)
     except InventoryError as error:
-        # Ansible explains on stderr what it could not parse.
-        reason = f"{error}\n{done.stderr.strip()}".strip()
+        # On stderr Ansible says why it did not start, or what it could not parse.
+        reason = f"{error}\n{done.stderr.strip()}".strip() or "The inventory names no host."
+        advice = "inventories/production is an example to copy."
+        if "locale" in reason:
+            advice = "Choose a locale that is installed and UTF-8: export LC_ALL=C.UTF-8"
+        raise InventoryError(f"The inventory {inventory} cannot be used: {reason}\n{advice}") from error
+
+
+def require_local(service: Service) -> Path:
+    """Return the folder of the local nodes; raises InventoryError when the inventory is not made of them."""
+    if service.state_folder is None:
         raise InventoryError(
-            f"The inventory {inventory} cannot be used: {reason}\n"
-            "inventories/production is an example to copy."
-        ) from error
+            f"The inventory {service.inventory} is not made of machines on this computer (it sets no"
+            " local_node_state_folder), so none are created, stopped or erased for it. Nothing was changed."
+            f" Its own machines are set up by: ansible-playbook -i {shlex.quote(service.inventory)} site.yml"
+        )
+    return service.state_folder
 
 
 def pick(nodes: Sequence[Host], name: str) -> Host:

@@ -5,6 +5,7 @@ The logs are the journals, and nginx's access log, which is a file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -12,10 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import NoReturn
 
 from cli.inventory import Host, Service, pick
+from cli.root import NO_ANSWER, NOT_ROOT, as_root, root_shell
 from cli.units import ACCESS_LOG, NGINX, PATTERNS
 
 Command = Callable[[Host], str]
@@ -62,19 +64,31 @@ def with_time(text: str) -> str:
         return text
 
 
+def instant(text: str) -> float | None:
+    """Return the instant (Unix time) at the start of a line; None where there is none.
+
+    Nodes may be in several time zones, so that texts cannot be compared.
+    """
+    try:
+        return datetime.fromisoformat(text.split(" ", 1)[0]).timestamp()
+    except ValueError:
+        return None
+
+
 def last(output: str, lines: int) -> list[str]:
     """Return the last entries of a node's output, in the order of time: `lines` came from each of its logs.
 
     An entry is one line or several: a line without a time belongs to the one before it.
     """
-    entries: list[list[str]] = []
+    entries: list[tuple[float, list[str]]] = []
     for text in map(with_time, output.splitlines()):
-        if text[:4].isdigit() or not entries:
-            entries.append([text])
+        time = instant(text)
+        if time is not None or not entries:
+            entries.append((time or 0.0, [text]))
         else:
-            entries[-1].append(text)
-    entries.sort(key=lambda entry: entry[0].split(" ", 1)[0])
-    return [text for entry in entries[max(0, len(entries) - lines) :] for text in entry]
+            entries[-1][1].append(text)
+    entries.sort(key=lambda entry: entry[0])
+    return [text for _, entry in entries[max(0, len(entries) - lines) :] for text in entry]
 
 
 def in_time(entries: Iterable[tuple[str, str]]) -> list[str]:
@@ -82,11 +96,11 @@ def in_time(entries: Iterable[tuple[str, str]]) -> list[str]:
 
     A line without a time belongs to the one before it.
     """
-    merged: list[tuple[str, str]] = []
-    time = ""
+    merged: list[tuple[float, str]] = []
+    time = 0.0
     for node, text in entries:
-        if text[:4].isdigit():
-            time = text.split(" ", 1)[0]
+        begun = instant(text)
+        time = time if begun is None else begun
         merged.append((time, f"{node:<8} {text}"))
     return [text for _, text in sorted(merged, key=lambda entry: entry[0])]
 
@@ -96,11 +110,9 @@ def show_last(nodes: Sequence[Host], command: Command, lines: int) -> int:
     entries = []
     failed = 0
     for node in nodes:
-        done = subprocess.run(
-            [*node.ssh, "-o", "BatchMode=yes", command(node)], capture_output=True, text=True, check=False
-        )
-        if done.returncode == 255:
-            print(f"{node.short_name} does not answer: {done.stderr.strip()}", file=sys.stderr)
+        done = node.run(command(node))
+        if done.returncode in (NO_ANSWER, NOT_ROOT):
+            print(f"{node.short_name} shows no logs: {done.stderr.strip()}", file=sys.stderr)
             failed = 1
         entries += [(node.short_name, text) for text in last(done.stdout, lines)]
     for text in in_time(entries):
@@ -114,13 +126,19 @@ def follow(nodes: Sequence[Host], command: Command) -> int:
         (
             node,
             subprocess.Popen(
-                [*node.ssh, "-o", "BatchMode=yes", command(node)], stdout=subprocess.PIPE, text=True
+                node.root_ssh(command(node)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
             ),
         )
         for node in nodes
     ]
 
     def copy(node: Host, process: subprocess.Popen[str]) -> None:
+        if process.stdin:
+            with contextlib.suppress(BrokenPipeError), process.stdin as sent:
+                sent.write(node.password_lines)
         for text in process.stdout or ():
             print(f"{node.short_name:<8} {with_time(text)}", end="", flush=True)
 
@@ -145,7 +163,26 @@ def show(service: Service, node: str, unit: str, lines: int, follows: bool) -> i
     return follow(nodes, command) if follows else show_last(nodes, command, lines)
 
 
-def ssh(service: Service, name: str, command: str) -> NoReturn:
-    """Become a root shell on a node, or a command there."""
+def ssh(service: Service, name: str, command: str) -> int:
+    """Open a root shell on a node, or run a command there as root; returns the exit status."""
     node = pick(service.nodes, name)
-    os.execvp("ssh", [*node.ssh, command] if command else node.ssh)
+    if not command:
+        terminal = ["-t"] if sys.stdin.isatty() else []
+        os.execvp("ssh", [*node.ssh, *terminal, root_shell()])
+    remote = as_root(command, node.password)
+    if not node.password:
+        os.execvp("ssh", [*node.ssh, remote])
+    running = subprocess.Popen([*node.ssh, remote], stdin=subprocess.PIPE)
+    # Before our own input comes sudo's password; the thread may still read when the command has ended.
+    threading.Thread(target=_feed, args=(running, node.password_lines.encode()), daemon=True).start()
+    return running.wait()
+
+
+def _feed(process: subprocess.Popen[bytes], first: bytes) -> None:
+    if process.stdin:
+        with contextlib.suppress(BrokenPipeError), process.stdin as sent:
+            sent.write(first)
+            sent.flush()
+            while data := os.read(sys.stdin.fileno(), 1 << 16):
+                sent.write(data)
+                sent.flush()

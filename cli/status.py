@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cli.end_to_end import EndToEndError, send_and_read_back
+from cli.hints import typed
 from cli.inventory import Host, Service
+from cli.root import NOT_ROOT
 from cli.units import PATTERNS
 
 PROPERTIES = (
@@ -72,8 +74,8 @@ def line(node: Host, unit: Unit) -> str:
     return "  ".join(words)
 
 
-def look(node: Host) -> list[Unit] | None:
-    """Ask a node about its units by ssh; None when it does not answer within 5 s."""
+def look(node: Host) -> list[Unit] | str:
+    """Ask a node about its units by ssh; a text says why it does not tell them."""
     remote = [
         "systemctl",
         "show",
@@ -82,33 +84,33 @@ def look(node: Host) -> list[Unit] | None:
         *(f"'{one}'" for one in PATTERNS),
     ]
     try:
-        done = subprocess.run(
-            [*node.ssh, "-o", "BatchMode=yes", *remote],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        done = node.run(" ".join(remote), timeout=20)
     except subprocess.TimeoutExpired:
-        return None
-    return parse_units(done.stdout) if done.stdout.strip() else None
+        return "does not answer by ssh within 20 s."
+    if done.returncode == NOT_ROOT:
+        return done.stderr.strip()
+    if not done.stdout.strip():
+        hint = node.hint or "It is off, or out of reach."
+        return f"does not answer by ssh ({done.stderr.strip() or 'it said nothing'}). {hint}"
+    return parse_units(done.stdout)
 
 
 def show(service: Service) -> int:
-    """Print the state of every unit. Returns 1 when a part does not work, and 0 when all nodes are off."""
+    """Print the state of every unit. Returns 1 when a part does not work, or no node answers."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         units_by_node = dict(zip(service.nodes, pool.map(look, service.nodes), strict=True))
-    healthy = None not in units_by_node.values()
+    healthy = True
     for node, units in units_by_node.items():
-        if units is None:
-            print(f"{node.short_name:<8} does not answer by ssh: it is off, or out of reach")
+        if isinstance(units, str):
+            print(f"{node.short_name:<8} {typed(service, units)}")
+            healthy = False
             continue
         for unit in units:
             print(line(node, unit))
             healthy = healthy and unit.is_healthy
-    if all(units is None for units in units_by_node.values()):
-        print("The service is off: `make up` starts it.")
-        return 0
+    if all(isinstance(units, str) for units in units_by_node.values()):
+        print("No node could be asked.")
+        return 1
     try:
         trip = send_and_read_back(service.url, service.certificate_authority)
     except EndToEndError as error:

@@ -21,6 +21,13 @@ NGINX = "nginx.service"
 ACCESS_LOG = "/var/log/nginx/access.json"
 
 
+def newest_postgresql() -> str:
+    """Return the major version of PostgreSQL that a new database gets on the newest Debian."""
+    release = CONTRACT["contract_debian_releases"][-1]
+    debian = yaml.safe_load((PROJECT / f"roles/contract/vars/debian-{release}.yml").read_text())
+    return str(debian["contract_debian_postgresql"])
+
+
 def postgresql_unit(version: str) -> str:
     """Return the unit of PostgreSQL of this major version, as Debian names it."""
     return f"postgresql@{version}-main.service"

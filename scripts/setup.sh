@@ -14,11 +14,12 @@ say() {
     printf '%s%s\n' "${STEPS:+[$1/$STEPS] }" "$2"
 }
 
+# With the proxies of the environment, which sudo drops: downloads use them.
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
     elif command -v sudo >/dev/null; then
-        sudo "$@"
+        sudo --preserve-env=http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY "$@"
     else
         echo "This needs root: run it as root, or install sudo. Command: $*" >&2
         return 1
@@ -42,7 +43,7 @@ install_packages() {
         is_installed "$package" || missing+=("$package")
     done
     say 1 "Debian packages: install ${missing[*]}"
-    if [[ " ${missing[*]} " == *' postgresql-'* ]] && ! is_installed postgresql-common; then
+    if [[ " ${missing[*]} " == *' postgresql '* ]] && ! is_installed postgresql-common; then
         # The tests start their own servers; no cluster shall run on this computer by itself.
         no_cluster=/etc/postgresql-common/createcluster.d/timestamp-service.conf
         as_root mkdir -p "${no_cluster%/*}"

@@ -1,4 +1,4 @@
-"""`make box`: a Vagrant box of Debian 12 from Debian packages alone, for libvirt or lxc.
+"""`make box`: a Vagrant box of Debian 13 or 12 from Debian packages alone, for libvirt or lxc.
 
 It starts from the image that role local_node makes of Debian packages, and adds what every Vagrant box has:
 the user vagrant with Vagrant's well-known key, which Vagrant replaces at the first boot, sudo, and DHCP. One
@@ -24,8 +24,8 @@ from nspawn_nodes.system import NodeError, erase, run, succeeds, write
 
 from cli.inventory import PROJECT
 
-NAME = "timestamp-service/bookworm64"
-SUITE = "bookworm"
+# Debian 13 and 12; the first is taken unless another one is asked for.
+SUITES = ("trixie", "bookworm")
 AUTHORITIES = Path("/usr/local/share/ca-certificates")
 VAGRANT_KEYS = "/usr/share/rubygems-integration/all/gems/vagrant-*/keys/vagrant.pub"
 BASE_PACKAGES = PROJECT / "roles/local_node/files/root_packages.txt"
@@ -111,13 +111,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "timestamp-service"
 
 
+def name_of(suite: str) -> str:
+    """Return the name of the box of a release of Debian."""
+    return f"timestamp-service/{suite}64"
+
+
 def packages(provider: str, architecture: str) -> list[str]:
     """Return the Debian packages of a box beside those that Debian itself calls essential."""
     own = (name.format(architecture=architecture) for name in PACKAGES[provider])
     return [*BASE_PACKAGES.read_text().split(), *own]
 
 
-def prepare(root: Path, public_key: str) -> None:
+def prepare(root: Path, public_key: str, suite: str) -> None:
     """Add to an unpacked image what every Vagrant machine has."""
     run(["chroot", str(root), "useradd", "--create-home", "--shell", "/bin/bash", "--user-group", "vagrant"])
     # https://developer.hashicorp.com/vagrant/docs/boxes/base
@@ -129,8 +134,8 @@ def prepare(root: Path, public_key: str) -> None:
     write(keys / "authorized_keys", public_key, 0o600, (owner.st_uid, owner.st_gid))
     write(root / "etc/sudoers.d/vagrant", "vagrant ALL=(ALL) NOPASSWD: ALL\n", 0o440)
     write(root / "etc/ssh/sshd_config.d/vagrant.conf", "UseDNS no\n")
-    write(root / "etc/hostname", f"{SUITE}\n")
-    write(root / "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {SUITE}\n")
+    write(root / "etc/hostname", f"{suite}\n")
+    write(root / "etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {suite}\n")
     write(root / "etc/systemd/network/20-eth0.network", NETWORK)
     write(root / "etc/systemd/system/ssh-host-keys.service", HOST_KEYS)
     (root / "etc/systemd/resolved.conf.d").mkdir(exist_ok=True)
@@ -193,14 +198,14 @@ def make_lxc_box(root: Path, folder: Path) -> list[str]:
     return ["metadata.json", "lxc-config", "rootfs.tar.gz"]
 
 
-def build(provider: str, cache: Path, public_key: str, box: Path) -> None:
+def build(provider: str, suite: str, cache: Path, public_key: str, box: Path) -> None:
     """Build a box, as root; takes about a minute, and half of that when its image is in the cache."""
     architecture = run(["dpkg", "--print-architecture"]).strip()
-    archive, _ = root_image.ensure(cache, SUITE, "", packages(provider, architecture), AUTHORITIES)
+    archive, _ = root_image.ensure(cache, suite, "", packages(provider, architecture), AUTHORITIES)
     folder = Path(tempfile.mkdtemp(prefix="box-", dir=cache))
     try:
         root = root_image.unpack(archive, folder).rename(folder / "rootfs")
-        prepare(root, public_key)
+        prepare(root, public_key, suite)
         maker = {"libvirt": make_libvirt_box, "lxc": make_lxc_box}[provider]
         files = maker(root, folder)
         run(["tar", "--create", f"--file={box}", f"--directory={folder}", *files])
@@ -208,17 +213,17 @@ def build(provider: str, cache: Path, public_key: str, box: Path) -> None:
         erase(folder)
 
 
-def is_added(provider: str) -> bool:
+def is_added(provider: str, suite: str) -> bool:
     """Return whether Vagrant has our box for the provider."""
     boxes = run(["vagrant", "box", "list", "--machine-readable"]).splitlines()
     entries = [line.split(",")[2:4] for line in boxes]
     return any(
-        name == ["box-name", NAME] and kind == ["box-provider", provider]
+        name == ["box-name", name_of(suite)] and kind == ["box-provider", provider]
         for name, kind in itertools.pairwise(entries)
     )
 
 
-def add(provider: str) -> None:
+def add(provider: str, suite: str) -> None:
     """Build the box for a provider, and add it to Vagrant's in place of an older one. Raises NodeError."""
     keys = sorted(Path("/").glob(VAGRANT_KEYS.removeprefix("/")))
     if not keys:
@@ -241,6 +246,8 @@ def add(provider: str) -> None:
         command += [
             "--provider",
             provider,
+            "--suite",
+            suite,
             "--cache",
             str(cache),
             "--key",
@@ -250,20 +257,20 @@ def add(provider: str) -> None:
         ]
         if subprocess.run(command, cwd=PROJECT, check=False).returncode:
             raise NodeError(f"The box for {provider} could not be built; the message is above.")
-        run(["vagrant", "box", "add", "--force", "--name", NAME, "--provider", provider, str(box)])
+        run(["vagrant", "box", "add", "--force", "--name", name_of(suite), "--provider", provider, str(box)])
     finally:
         shutil.rmtree(folder)
-    forget_volume(provider)
+    forget_volume(provider, suite)
 
 
-def forget_volume(provider: str) -> None:
+def forget_volume(provider: str, suite: str) -> None:
     """Remove libvirt's copies of earlier boxes: vagrant-libvirt copies each box and keeps every copy."""
     if provider != "libvirt" or not succeeds([*VIRSH, "version"]):
         return
     if POOL not in run([*VIRSH, "pool-list", "--name"]).split():
         return
     for line in run([*VIRSH, "vol-list", POOL]).splitlines():
-        if line.strip().startswith(f"{NAME.replace('/', '-VAGRANTSLASH-')}_vagrant_box_image"):
+        if line.strip().startswith(f"{name_of(suite).replace('/', '-VAGRANTSLASH-')}_vagrant_box_image"):
             run([*VIRSH, "vol-delete", line.split()[0], "--pool", POOL])
 
 
@@ -271,16 +278,18 @@ def main(arguments: Sequence[str]) -> int:
     """Build a box for a provider and add it to Vagrant's boxes."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--provider", choices=sorted(PACKAGES), required=True)
+    parser.add_argument("--suite", choices=SUITES, default=SUITES[0], help="Debian's release")
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--key", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--build", type=Path, metavar="FILE", help="only build, as root")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.build:
-            build(chosen.provider, chosen.cache, chosen.key.read_text(), chosen.build)
+            build(chosen.provider, chosen.suite, chosen.cache, chosen.key.read_text(), chosen.build)
         else:
-            add(chosen.provider)
-            print(f"The box {NAME} for {chosen.provider} is added: TIMESTAMP_BOX={NAME} vagrant up")
+            add(chosen.provider, chosen.suite)
+            name = name_of(chosen.suite)
+            print(f"The box {name} for {chosen.provider} is added: TIMESTAMP_BOX={name} vagrant up")
     except NodeError as failure:
         print(failure, file=sys.stderr)
         return 1

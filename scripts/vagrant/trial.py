@@ -51,6 +51,7 @@ class Trial:
     provider: str
     folder: Path
     environment: dict[str, str]
+    suite: str = box.SUITES[0]
     phases: list[tuple[str, float]] = field(default_factory=list)
 
     @property
@@ -115,15 +116,15 @@ class Trial:
         return "".join(output)
 
 
-def prepare(provider: str, folder: Path) -> Trial:
+def prepare(provider: str, suite: str, folder: Path) -> Trial:
     """Prepare a run in an empty folder: a copy of the inventory without its secrets, and the settings."""
-    trial = Trial(provider, folder, {})
+    trial = Trial(provider, folder, {}, suite)
     copied = PROJECT / "inventories/vagrant"
     shutil.copytree(copied, trial.inventory, ignore=shutil.ignore_patterns("secrets"))
     own = {
         "VAGRANT_DOTFILE_PATH": str(folder / "vagrant"),
         "VAGRANT_DEFAULT_PROVIDER": provider,
-        "TIMESTAMP_BOX": os.environ.get("TIMESTAMP_BOX") or box.NAME,
+        "TIMESTAMP_BOX": os.environ.get("TIMESTAMP_BOX") or box.name_of(suite),
         "TIMESTAMP_INVENTORY": trial.inventory,
         "TIMESTAMP_VM_INVENTORY": trial.inventory,
         "TIMESTAMP_VM_NETWORK": trial.network,
@@ -205,9 +206,10 @@ def destroy(trial: Trial) -> None:
 
 def run_all(trial: Trial) -> None:
     """Create, check and destroy the machines; they are destroyed in any case."""
-    if trial.environment["TIMESTAMP_BOX"] == box.NAME and not box.is_added(trial.provider):
-        with trial.phase(f"make box PROVIDER={trial.provider}"):
-            box.add(trial.provider)
+    own = trial.environment["TIMESTAMP_BOX"] == box.name_of(trial.suite)
+    if own and not box.is_added(trial.provider, trial.suite):
+        with trial.phase(f"make box PROVIDER={trial.provider} SUITE={trial.suite}"):
+            box.add(trial.provider, trial.suite)
     try:
         with trial.phase(f"vagrant up --provider={trial.provider}"):
             up(trial)
@@ -221,8 +223,11 @@ def main(arguments: Sequence[str]) -> int:
     """Try the Vagrantfile with one provider."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--provider", choices=sorted(PROVIDERS), required=True)
+    parser.add_argument("--suite", choices=box.SUITES, default=box.SUITES[0], help="Debian's release")
     chosen = parser.parse_args(arguments)
-    trial = prepare(chosen.provider, Path(tempfile.mkdtemp(prefix="timestamp-service-vagrant-")))
+    trial = prepare(
+        chosen.provider, chosen.suite, Path(tempfile.mkdtemp(prefix="timestamp-service-vagrant-"))
+    )
     print(f"The output of the commands is in {trial.log}.")
     begun = time.monotonic()
     # SIGTERM too destroys the machines.
