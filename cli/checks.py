@@ -21,9 +21,7 @@ DAY_SECONDS = 86400
 GIBIBYTE = 1 << 30
 # What follows the path of a program or library that an update has replaced (role unit_state).
 REPLACED = " (deleted)"
-# How the unit behind a port begins.
-BROKER_PORT, DATABASE_PORT = (str(CONTRACT[f"contract_{name}_port"]) for name in ("broker", "database"))
-UNIT_BEHIND: Mapping[str, str] = {BROKER_PORT: "kafka.", DATABASE_PORT: "postgresql@"}
+BROKER_PORT = str(CONTRACT["contract_broker_port"])
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
 
 def unit_behind(node: Host, port: str) -> str:
     """Return the unit of a node that serves a port of Kafka or PostgreSQL."""
-    return next(name for name in node.units if name.startswith(UNIT_BEHIND[port]))
+    return "kafka.service" if port == BROKER_PORT else node.postgresql_unit
 
 
 def on_node(node: Host, command: str) -> str:
@@ -221,7 +219,7 @@ def database(node: Host, state: Mapping[str, Any]) -> Iterator[Check]:
             state["error"],
             "if it was dropped, `ansible-playbook site.yml` recreates it and docs/operations.md says how it "
             "is filled from the log; if PostgreSQL does not run: "
-            + on_node(node, f"systemctl restart {unit_behind(node, DATABASE_PORT)}"),
+            + on_node(node, f"systemctl restart {node.postgresql_unit}"),
         )
         return
     full = state["connections"] >= CONNECTIONS_SHARE * state["most"]

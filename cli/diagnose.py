@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cli.checks import BROKER_PORT, DATABASE_PORT, Check, line, look_at_node
+from cli.checks import BROKER_PORT, Check, line, look_at_node
 from cli.end_to_end import EndToEndError, send_and_read_back
 from cli.hints import typed
 from cli.inventory import PROJECT, Host, Service
@@ -28,12 +28,12 @@ def question(node: Host, nodes: Sequence[Host]) -> dict[str, Any]:
     """Return what a node of these groups has to report."""
     asked: dict[str, Any] = {
         "units": list(node.units),
-        "database": "postgresql" in node.groups,
+        "database": node.database_port,
     }
     if "web" in node.groups:
         asked["ports"] = list(PROCESSES)
         asked["peers"] = [f"{one.address}:{BROKER_PORT}" for one in nodes if "kafka" in one.groups]
-        asked["peers"] += [f"{one.address}:{DATABASE_PORT}" for one in nodes if "postgresql" in one.groups]
+        asked["peers"] += [f"{one.address}:{one.database_port}" for one in nodes if one.database_port]
     return asked
 
 

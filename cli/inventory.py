@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from cli.root import as_root, password_lines
-from cli.units import newest_postgresql, units_of
+from cli.units import CONTRACT, newest_postgresql, postgresql_unit, units_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 # That of the Makefile.
@@ -62,6 +62,8 @@ class Host:
     hint: str = ""
     units: tuple[str, ...] = ()
     firewall: bool = True
+    # Of its PostgreSQL, if it is of the group postgresql.
+    database_port: int = 0
     # For sudo; empty when it wants none, or the user is root.
     password: str = field(default="", repr=False)
 
@@ -151,12 +153,25 @@ def ssh_command(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return (*command, f"{facts['user']}@{facts['host']}" if facts["user"] else facts["host"])
 
 
-def databases(secrets_folder: Path) -> dict[str, str]:
-    """Return the major version of each host's PostgreSQL, as role postgresql noted it in the inventory."""
+@dataclass(frozen=True)
+class Database:
+    """The cluster of PostgreSQL of a host."""
+
+    unit: str
+    port: int = CONTRACT["contract_database_port"]
+
+
+def databases(secrets_folder: Path) -> dict[str, Database]:
+    """Return the database of each host, as role postgresql noted it in the inventory."""
     path = secrets_folder / "databases.yml"
     noted = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    # An earlier release noted no version: it knew 15 alone.
-    return {host: str(one["version"]) if isinstance(one, dict) else "15" for host, one in noted.items()}
+    found = {}
+    for host, one in noted.items():
+        # An earlier release noted no name and port, and the one before it no version: it knew 15 alone.
+        known = one if isinstance(one, dict) else {"version": 15}
+        unit = postgresql_unit(str(known["version"]), known.get("name", "main"))
+        found[host] = Database(unit, known.get("port", Database.port))
+    return found
 
 
 def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_INVENTORY) -> Service:
@@ -165,7 +180,12 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
     web = [one for one in nodes.values() if "web" in one["groups"]]
     if not web:
         raise InventoryError("The inventory has no host in the group web.")
-    versions = databases(Path(web[0]["secrets"]))
+    known = databases(Path(web[0]["secrets"]))
+
+    def database(name: str, one: Mapping[str, Any]) -> Database:
+        new = Database(postgresql_unit(str(one["postgresql_version"]) or newest_postgresql()))
+        return known.get(name, new)
+
     return Service(
         url=(web[0]["url"] or f"https://{web[0]['address']}").rstrip("/"),
         certificate_authority=Path(web[0]["authority"]),
@@ -178,11 +198,9 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
                 ssh_command(one),
                 one["address"],
                 one["hint"],
-                units_of(
-                    one["groups"],
-                    versions.get(name) or str(one["postgresql_version"]) or newest_postgresql(),
-                ),
+                units_of(one["groups"], database(name, one).unit),
                 str(one["firewall"]).lower() != "false",
+                database(name, one).port if "postgresql" in one["groups"] else 0,
                 str(one["become_password"]),
             )
             for name, one in sorted(nodes.items())

@@ -28,16 +28,16 @@ def newest_postgresql() -> str:
     return str(debian["contract_debian_postgresql"])
 
 
-def postgresql_unit(version: str) -> str:
-    """Return the unit of PostgreSQL of this major version, as Debian names it."""
-    return f"postgresql@{version}-main.service"
+def postgresql_unit(version: str, name: str = "main") -> str:
+    """Return the unit of a cluster of PostgreSQL of this major version and name, as Debian names it."""
+    return f"postgresql@{version}-{name}.service"
 
 
-def units_of(groups: Collection[str], postgresql_version: str) -> tuple[str, ...]:
-    """Return the units that a node of these groups has to run."""
+def units_of(groups: Collection[str], database_unit: str) -> tuple[str, ...]:
+    """Return the units that a node of these groups has to run; database_unit: that of PostgreSQL there."""
     by_group = {
         "kafka": ("kafka.service",),
-        "postgresql": (postgresql_unit(postgresql_version),),
+        "postgresql": (database_unit,),
         "web": (
             NGINX,
             "nginx-logrotate.timer",

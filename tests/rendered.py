@@ -149,7 +149,7 @@ class Unit:
     @property
     def templates(self) -> tuple[str, ...]:
         """A job has no sockets."""
-        job = "process" not in str(self.variables["timestamp_unit"])
+        job = not re.search("process|moving", str(self.variables["timestamp_unit"]))
         return ("service", "env") if job else ("service", "env", "socket")
 
 
@@ -161,6 +161,8 @@ def units() -> list[Unit]:
         unit = {"timestamp_unit": f"{{{{ timestamp_process_units['{process}'] }}}}"}
         described += [Unit(f"timestamp-{process}", "timestamp", unit)]
         described += [Unit(f"timestamp-{process}-next", "timestamp", {**unit, **beside})]
+    moving = {"timestamp_unit": "{{ timestamp_moving_unit }}"}
+    described.append(Unit("timestamp-consumer-moving", "timestamp", moving))
     for job, role, variable in (
         ("rebuild", "timestamp", "timestamp_rebuild_unit"),
         ("backup", "timestamp_backup", "timestamp_backup_save_unit"),
@@ -195,6 +197,10 @@ def unknown_names() -> set[str]:
         "kafka_credential_step",
         "postgresql_credential_secret",
         "postgresql_credential_step",
+        "postgresql_dropped",
+        "postgresql_here",
+        "postgresql_noted",
+        "postgresql_step",
         "secrets_name",
     }
     for path in (*ROLES.glob("*/tasks/*.yml"), *ROLES.glob("*/handlers/*.yml")):

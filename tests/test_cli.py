@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -91,24 +90,29 @@ class TestInventory:
         assert "timestamp-query.socket" in service.nodes[1].units
 
     @pytest.mark.parametrize(
-        ("noted", "version"),
+        ("noted", "unit", "port"),
         [
-            ("db.x: {identifier: '7', version: '16'}\n", "16"),
-            # As an earlier release noted it, which knew one version.
-            ("db.x: '7'\n", "15"),
-            ("another.x: '7'\n", "17"),
-            ("", "17"),
+            (
+                "db.x: {identifier: '7', version: '16', name: other, port: 5433}\n",
+                "postgresql@16-other",
+                5433,
+            ),
+            # As earlier releases noted it; the first of them knew one version.
+            ("db.x: {identifier: '7', version: '16'}\n", "postgresql@16-main", 5432),
+            ("db.x: '7'\n", "postgresql@15-main", 5432),
+            ("another.x: '7'\n", "postgresql@17-main", 5432),
+            ("", "postgresql@17-main", 5432),
         ],
     )
-    def test_version_of_postgresql_is_the_one_that_the_inventory_remembers(
-        self, tmp_path: Path, noted: str, version: str
+    def test_the_database_is_the_one_that_the_inventory_remembers(
+        self, tmp_path: Path, noted: str, unit: str, port: int
     ) -> None:
         if noted:
             (tmp_path / "databases.yml").write_text(noted)
         hosts = {"db.x": facts(groups=["postgresql"]), "web.x": facts(secrets=str(tmp_path))}
-        node = inventory.service_of(hosts).nodes[0]
-        settings = yaml.safe_load((inventory.PROJECT / "roles/postgresql/vars/main.yml").read_text())
-        assert node.postgresql_unit == settings["postgresql_unit"].replace("{{ postgresql_major }}", version)
+        database, web = inventory.service_of(hosts).nodes
+        assert (database.postgresql_unit, database.database_port) == (f"{unit}.service", port)
+        assert web.database_port == 0
 
     def test_ssh_command_is_made_of_the_connection_variables(self) -> None:
         command = inventory.ssh_command(facts(port=2222))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,14 @@ NOW = 1_800_000_000.0
 
 def host(name: str, address: str, *groups: str) -> Host:
     ssh = ("ssh", name)
-    return Host(f"{name}.example", frozenset({"nodes", *groups}), ssh, address, units=units_of(groups, "15"))
+    return Host(
+        f"{name}.example",
+        frozenset({"nodes", *groups}),
+        ssh,
+        address,
+        units=units_of(groups, "postgresql@15-main.service"),
+        database_port=5432 if "postgresql" in groups else 0,
+    )
 
 
 NODES = (host("db", "192.0.2.11", "kafka", "postgresql"), host("web", "192.0.2.12", "web"))
@@ -72,7 +80,13 @@ def test_question_is_that_of_the_groups() -> None:
     assert asked["peers"] == ["192.0.2.11:9092", "192.0.2.11:5432"]
     assert asked["ports"] == [7080, 7081, 7082]
     assert "nginx.service" in asked["units"]
-    assert diagnose.question(DATABASE, NODES)["database"]
+    assert diagnose.question(DATABASE, NODES)["database"] == 5432
+
+
+def test_a_database_that_was_moved_is_asked_at_its_port() -> None:
+    moved = replace(DATABASE, database_port=5433)
+    assert diagnose.question(moved, (moved, WEB))["database"] == 5433
+    assert "192.0.2.11:5433" in diagnose.question(WEB, (moved, WEB))["peers"]
     assert "peers" not in diagnose.question(DATABASE, NODES)
 
 
@@ -194,6 +208,24 @@ def node_state() -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def test_the_cluster_that_was_replaced_is_not_looked_at(
+    node_state: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, start in (("15/main", "manual"), ("17/main", "auto")):
+        folder = tmp_path / "etc" / name
+        (folder / "conf.d").mkdir(parents=True)
+        (folder / "conf.d/timestamp-service.conf").touch()
+        (folder / "server.crt").touch()
+        (folder / "start.conf").write_text(f"# auto or manual\n{start}\n")
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (folder / "postgresql.conf").write_text(f"port = 5433\ndata_directory = '{tmp_path}/data/{name}'\n")
+    monkeypatch.setattr(node_state, "CLUSTERS", f"{tmp_path}/etc/*/*/conf.d/timestamp-service.conf")
+    ours = [one["path"] for one in node_state.certificates() if one["path"].startswith(str(tmp_path))]
+    assert ours == [f"{tmp_path}/etc/17/main/server.crt"]
+    volumes = [one["path"] for one in node_state.volumes() if one["path"].startswith(str(tmp_path))]
+    assert volumes == [f"{tmp_path}/data/17/main"]
 
 
 def test_metrics_are_written_whole(node_state: ModuleType, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_database_takes_half_of_a_node_that_kafka_shares(texts: Texts) -> None:
 def test_firewall_opens_what_the_groups_of_a_node_offer(texts: Texts) -> None:
     web = "192.0.2.21, 192.0.2.22"
     first, other, front = (texts[host]["firewall/firewall.nft.j2"] for host in (KAFKA[0], KAFKA[1], WEB[0]))
-    assert f"ip saddr {{ {web} }} tcp dport 5432 accept" in first
+    assert f"ip saddr {{ {web} }} tcp dport {{ 5432 }} accept" in first
     assert "5432" not in other
     for text in (first, other):
         assert f"ip saddr {{ {web} }} tcp dport 9092 accept" in text
@@ -211,3 +211,39 @@ def test_braces_of_nginx_are_balanced(texts: Texts) -> None:
     """nginx itself checks the file on the node before it is put in place; here it is not installed."""
     text = re.sub(r'"[^"]*"|\'[^\']*\'|#.*', "", texts[WEB[0]]["nginx/nginx.conf.j2"])
     assert text.count("{") == text.count("}") > 0
+
+
+def test_clients_change_to_the_next_database_one_after_the_other(tmp_path: Path) -> None:
+    here = {"identifier": "7", "version": "15", "name": "main", "port": 5432, "folder": "/here"}
+    known: dict[str, dict[str, object]] = {"": {}, "none": {KAFKA[0]: here}}
+    for step in ("make", "fill", "read", "write"):
+        moved = {"version": "17", "name": "main", "port": 5433, "folder": "/there", "step": step}
+        known[step] = {KAFKA[0]: {**here, "next": moved}}
+    urls = {client: f"{{{{ timestamp_database_urls.{client} }}}}" for client in ("query", "consumer", "next")}
+    play = {
+        "hosts": WEB[0],
+        "gather_facts": False,
+        "roles": [{"role": "timestamp", "tags": "never"}],
+        "post_tasks": [
+            rendered.debug(
+                "timestamp",
+                {"contract_databases": databases},
+                {f"{step} {client}": url for client, url in urls.items()},
+            )
+            for step, databases in known.items()
+        ],
+    }
+    found = rendered.run(tmp_path, [play], {})[WEB[0]]
+    ports = {name: url.split(":")[2].partition("/")[0] for name, url in found.items()}
+    assert ports == {
+        f"{step} {client}": "5433" if client in others else "5432"
+        for step, others in {
+            "": (),
+            "none": (),
+            "make": ("next",),
+            "fill": ("next",),
+            "read": ("next", "query"),
+            "write": ("next", "query", "consumer"),
+        }.items()
+        for client in urls
+    }

@@ -43,19 +43,24 @@ class Variable:
         return self.written or self.text(self.value)
 
 
+# Of the names of the units: of the two releases that may run, and of what fills a database that is moved.
+SUFFIXES = {"command": ("", "-next"), "consumer": ("", "-next", "-moving"), "query": ("", "-next")}
+
+
 def environment(process: str, text: str) -> dict[str, str]:
-    """Return the places of a setting of one process, in both releases that may run."""
-    return {f"timestamp-{process}{suffix}/process.env.j2": text for suffix in ("", "-next")}
+    """Return the places of a setting of one process."""
+    return {f"timestamp-{process}{suffix}/process.env.j2": text for suffix in SUFFIXES[process]}
 
 
 def unit(process: str, text: str) -> dict[str, str]:
-    """Return the places of a line in the unit of one process, in both releases that may run."""
-    return {f"timestamp-{process}{suffix}/process.service.j2": text for suffix in ("", "-next")}
+    """Return the places of a line in the unit of one process."""
+    return {f"timestamp-{process}{suffix}/process.service.j2": text for suffix in SUFFIXES[process]}
 
 
 PROCESS_UNITS = "timestamp-[cq]*/process.service.j2"
 REBUILD = "timestamp-rebuild/process.env.j2"
 REBUILD_TASKS = "timestamp/tasks/rebuild.yml"
+MOVING_TASKS = "timestamp/tasks/moving_start.yml"
 NGINX = "nginx/nginx.conf.j2"
 LOCAL_NODE = "local_node/tasks/main.yml"
 KAFKA_SETTINGS = "kafka/server.properties.j2"
@@ -172,6 +177,16 @@ VARIABLES: dict[str, Variable] = {
             "postgresql/tasks/service.yml": "postgresql@{}-main.service",
         },
     ),
+    "postgresql_folder": Variable(
+        "/other/databases",
+        {
+            "postgresql/unit.conf.j2": "RequiresMountsFor={}/",
+            "postgresql/tasks/make.yml": "data={}/",
+            "postgresql/tasks/cluster.yml": "has no folder {} ",
+            "postgresql/tasks/identifier.yml": "{}/",
+            "base/tasks/facts.yml": "- {}\n",
+        },
+    ),
     "postgresql_memory_mb": Variable(
         1204,
         {"postgresql/settings.conf.j2": "# Memory: {} MiB", "postgresql/tasks/preflight.yml": "(it is {})"},
@@ -205,7 +220,9 @@ VARIABLES: dict[str, Variable] = {
     "timestamp_command_workers": Variable(1021, environment("command", "WORKERS={}\n")),
     "timestamp_query_workers": Variable(1022, environment("query", "WORKERS={}\n")),
     "timestamp_command_memory_max": Variable("401M", unit("command", "MemoryMax={}")),
-    "timestamp_consumer_memory_max": Variable("402M", unit("consumer", "MemoryMax={}")),
+    "timestamp_consumer_memory_max": Variable(
+        "402M", {**unit("consumer", "MemoryMax={}"), MOVING_TASKS: "memory_max: {}"}
+    ),
     "timestamp_query_memory_max": Variable("403M", unit("query", "MemoryMax={}")),
     "timestamp_consumer_rebuild_memory_max": Variable(
         "504M", {"timestamp-rebuild/process.service.j2": "MemoryMax={}", REBUILD_TASKS: "memory_max: {}"}
@@ -217,21 +234,29 @@ VARIABLES: dict[str, Variable] = {
             **environment("consumer", "LOG_LEVEL={}\n"),
             REBUILD: "LOG_LEVEL={}\n",
             REBUILD_TASKS: "LOG_LEVEL: {}\n",
+            MOVING_TASKS: "LOG_LEVEL: {}\n",
         },
     ),
     "timestamp_query_log_level": Variable("error", environment("query", "LOG_LEVEL={}\n")),
     "timestamp_command_environment": Variable({"OTHER_COMMAND": "on"}, environment("command", "{}=on\n")),
     "timestamp_consumer_environment": Variable(
         {"OTHER_CONSUMER": "on"},
-        {**environment("consumer", "{}=on\n"), REBUILD: "{}=on\n", REBUILD_TASKS: "{}: 'on'\n"},
+        {
+            **environment("consumer", "{}=on\n"),
+            REBUILD: "{}=on\n",
+            REBUILD_TASKS: "{}: 'on'\n",
+            MOVING_TASKS: "{}: 'on'\n",
+        },
     ),
     "timestamp_query_environment": Variable({"OTHER_QUERY": "on"}, environment("query", "{}=on\n")),
     "timestamp_consumer_group_id": Variable(
         "timestamp-consumer-other",
         {
             **environment("consumer", "KAFKA_GROUP_ID={}\n"),
+            "timestamp-consumer-moving/process.env.j2": "KAFKA_GROUP_ID={}-next-database\n",
             REBUILD: "KAFKA_GROUP_ID={}\n",
             REBUILD_TASKS: "KAFKA_GROUP_ID: {}\n",
+            "timestamp/tasks/moving_*.yml": "{}-next-database",
         },
         common=True,
     ),
@@ -404,14 +429,15 @@ def test_clients_use_the_ports_that_servers_and_firewall_open(files: dict[str, s
     database = only(r"^DB_URL=postgresql://[^:]+:(\d+)/", files["timestamp-query/process.env.j2"])
     rules = files["firewall/firewall.nft.j2"]
     assert ports == {only(r'tcp dport (\d+) accept comment "Kafka, from', rules)}
-    assert database == only(r'tcp dport (\d+) accept comment "PostgreSQL', rules)
+    assert database == only(r'tcp dport \{ (\d+) \} accept comment "PostgreSQL', rules)
 
 
 def test_database_and_firewall_let_the_same_clients_in(texts: Texts) -> None:
     of_host = texts[KAFKA[0]]
     clients = [ADDRESSES[name] for name in WEB]
     rule = only(
-        r"ip saddr \{ (.*) \} tcp dport \d+ accept comment \"PostgreSQL", of_host["firewall/firewall.nft.j2"]
+        r"ip saddr \{ (.*) \} tcp dport \{ \d+ \} accept comment \"PostgreSQL",
+        of_host["firewall/firewall.nft.j2"],
     )
     assert rule.split(", ") == clients
     assert re.findall(r"^hostssl .* (\S+)/32 ", of_host["postgresql/pg_hba.conf.j2"], re.M) == clients

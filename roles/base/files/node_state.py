@@ -13,6 +13,7 @@ import glob
 import json
 import os
 import pathlib
+import re
 import socket
 import ssl
 import subprocess
@@ -27,9 +28,10 @@ CERTIFICATE_AUTHORITY = "/etc/timestamp-service/ca.crt"
 CERTIFICATES = (
     (CERTIFICATE_AUTHORITY, ""),
     ("/etc/kafka/server.pem", "/etc/kafka/server.pem"),
-    ("/etc/postgresql/*/main/server.crt", "/etc/postgresql/*/main/server.key"),
     ("/etc/nginx/timestamp-service.crt", "/etc/nginx/timestamp-service.key"),
 )
+# Written by role postgresql into the settings of its clusters.
+CLUSTERS = "/etc/postgresql/*/*/conf.d/timestamp-service.conf"
 VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
 # Of Debian's time daemons: no two of them are installed.
 TIME_UNITS = ("chrony.service", "ntpsec.service", "openntpd.service", "systemd-timesyncd.service")
@@ -45,30 +47,48 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 127, "", str(error))
 
 
+def clusters() -> list[pathlib.Path]:
+    """Folders of settings of our clusters of PostgreSQL, but for those that were replaced and are kept."""
+    folders = [pathlib.Path(path).parents[1] for path in sorted(glob.glob(CLUSTERS))]
+    return [folder for folder in folders if "manual" not in text_of(folder / "start.conf").splitlines()]
+
+
+def text_of(path: pathlib.Path) -> str:
+    """The text of a file; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
 def certificates() -> list[dict[str, Any]]:
     """Each certificate: its path, when it ends (Unix time; None: not readable), and if its key fits."""
     found = []
-    for pattern, key_pattern in CERTIFICATES:
-        for path in sorted(glob.glob(pattern)):
-            said = run("openssl", "x509", "-in", path, "-noout", "-enddate", "-pubkey")
-            end, _, public = said.stdout.partition("\n")
-            key = (glob.glob(key_pattern) or [key_pattern])[0] if key_pattern else ""
-            fits = not key or run("openssl", "pkey", "-in", key, "-pubout").stdout == public
-            readable = said.returncode == 0 and end.startswith("notAfter=")
-            found.append(
-                {
-                    "path": path,
-                    "not_after": ssl.cert_time_to_seconds(end.partition("=")[2]) if readable else None,
-                    "key_fits": fits,
-                }
-            )
+    of_clusters = [(str(folder / "server.crt"), str(folder / "server.key")) for folder in clusters()]
+    for path, key in (*CERTIFICATES, *of_clusters):
+        if not os.path.exists(path):
+            continue
+        said = run("openssl", "x509", "-in", path, "-noout", "-enddate", "-pubkey")
+        end, _, public = said.stdout.partition("\n")
+        fits = not key or run("openssl", "pkey", "-in", key, "-pubout").stdout == public
+        readable = said.returncode == 0 and end.startswith("notAfter=")
+        found.append(
+            {
+                "path": path,
+                "not_after": ssl.cert_time_to_seconds(end.partition("=")[2]) if readable else None,
+                "key_fits": fits,
+            }
+        )
     return found
 
 
 def volumes() -> list[dict[str, Any]]:
     """Each volume there: free and whole size in bytes, and the share of its inodes that is free (0 to 1)."""
     found = []
-    for path in VOLUMES:
+    data = r"^data_directory\s*=\s*'([^']*)'"
+    settings = [re.search(data, text_of(folder / "postgresql.conf"), re.MULTILINE) for folder in clusters()]
+    folders = [match[1] for match in settings if match and not match[1].startswith("/var/lib/postgresql/")]
+    for path in (*VOLUMES, *folders):
         if os.path.isdir(path):
             state = os.statvfs(path)
             found.append(
@@ -166,13 +186,13 @@ def ask(port: int) -> dict[str, Any]:
         return {"port": port, "status": 0, "said": str(error)}
 
 
-def database() -> dict[str, Any]:
+def database(port: int) -> dict[str, Any]:
     """Ask PostgreSQL on this node for its connections, and whether the table of records is there."""
     query = (
         "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),"
         " current_setting('max_connections'), to_regclass('public.timestamp_records') IS NOT NULL"
     )
-    said = run("runuser", "-u", "postgres", "--", "psql", "-XAtc", query, "timestamps")
+    said = run("runuser", "-u", "postgres", "--", "psql", f"--port={port}", "-XAtc", query, "timestamps")
     if said.returncode:
         return {"error": said.stderr.strip().splitlines()[-1] if said.stderr.strip() else "psql failed"}
     used, most, table = said.stdout.strip().split("|")
@@ -194,7 +214,7 @@ def state(question: dict[str, Any]) -> dict[str, Any]:
         "firewall": run("nft", "list", "table", "inet", "timestamp_service").returncode == 0,
         "reached": [reach(peer) for peer in question.get("peers", [])],
         "ready": [ask(port) for port in question.get("ports", [])],
-        "database": database() if question.get("database") else None,
+        "database": database(question["database"]) if question.get("database") else None,
     }
 
 
