@@ -18,6 +18,7 @@ FEATURES ?=
 RELEASE ?=
 SECRET ?=
 ALL ?=
+MOVE ?=
 REBUILD ?=
 BACKUP ?=
 TESTS ?=
@@ -51,7 +52,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 # Role local_node builds images of Debian in its module_utils; the Vagrant box is built from such an image.
 NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
-.PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback upgrade rotate renew-authority reboot rebuild backup restore
+.PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback upgrade rotate renew-authority reboot move-database rebuild backup restore
 .PHONY: lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell unit-app unit-deployment
 .PHONY: test test-fast test-all lint unit mutation integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
@@ -94,6 +95,9 @@ renew-authority: | $(VENV)/.stamp ## Replace the private CA, one step in each ru
 
 reboot: | $(VENV)/.stamp ## Reboot the nodes that wait for it, one after the other (FORCE=1: all; NODE=web: one)
 	ansible-playbook -i $(INVENTORY) playbooks/reboot.yml $(if $(filter 1,$(FORCE)),-e reboot_always=true) $(if $(NODE),-e reboot_node=$(NODE))
+
+move-database: | $(VENV)/.stamp ## Rebuild the database beside the one that serves, in another version of PostgreSQL or folder, and change to it (MOVE=drop: remove the old one; MOVE=cancel: give it up)
+	ansible-playbook -i $(INVENTORY) playbooks/move_database.yml $(if $(CHECK),--check) $(if $(MOVE),-e database_move=$(MOVE))
 
 rebuild: | $(VENV)/.stamp ## Rebuild the database from the log while the service runs, and verify it
 	ansible-playbook -i $(INVENTORY) playbooks/rebuild.yml $(REBUILD)

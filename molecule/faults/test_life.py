@@ -1,4 +1,4 @@
-"""Planned work of the years: Debian's updates, passwords, another CA, reboots. The ledgers judge."""
+"""Planned work of the years: updates, passwords, another CA, another disk, reboots. The ledgers judge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ledgers import Pair
 from nodes import QUERY, Nodes, main_process, output
 from report import Seen
 
-from cli.inventory import PROJECT, Host
+from cli.inventory import PROJECT, Host, read_service
 
 RATE = 200.0
 AROUND_SECONDS = 3.0
@@ -40,6 +40,7 @@ OLDER = (
     ' | awk \'$NF == "Packages" { if (!($1 in newest)) newest[$1] = $3; oldest[$1] = $3 }'
     ' END { for (name in oldest) if (oldest[name] != newest[name]) print name "=" oldest[name] }\''
 )
+MOVE = "playbooks/move_database.yml"
 WITHOUT_A_RESTART = ("kafka_command", "kafka_consumer", "database_query", "database_consumer", "kafka_admin")
 
 
@@ -84,7 +85,9 @@ def recorded(nodes: Nodes, name: str, folder: Path, seen: list[Seen]) -> Iterato
         begun = time.monotonic()
         yield held
         held.seconds = time.monotonic() - begun
-        assert until(lambda: not failures(nodes.service), HEALTHY_SECONDS), failures(nodes.service)
+        # Its units may have other names by now.
+        after = read_service(nodes.inventory)
+        assert until(lambda: not failures(after), HEALTHY_SECONDS), failures(after)
         time.sleep(AROUND_SECONDS)
         held.summaries = pair.stop()
     finally:
@@ -266,6 +269,66 @@ def test_another_authority(nodes: Nodes, tmp_path: Path, seen: list[Seen]) -> No
         assert output(node, "cat /etc/timestamp-service/ca.crt") == after.strip()
     assert not (folder / "next").exists()
     assert not (folder / "old").exists()
+
+
+@pytest.fixture
+def other_folder(nodes: Nodes) -> Iterator[str]:
+    """Give a folder of the database's node that is not the usual one; the database is back afterwards."""
+    folder = "/srv/postgresql"
+    run(nodes.db, f"mkdir -p {folder}")
+    yield folder
+    for asked in ("", "drop"):
+        nodes.play(MOVE, f"--extra-vars=database_move={asked}")
+    run(nodes.db, f"rm -r {folder}")
+
+
+def databases(nodes: Nodes) -> Any:
+    """Return what the inventory remembers of the database."""
+    return yaml.safe_load((nodes.service.secrets_folder / "databases.yml").read_text())[nodes.db.name]
+
+
+def step(nodes: Nodes) -> str:
+    """Return how far a move of the database is; empty when there is none."""
+    return str(databases(nodes).get("next", {}).get("step", ""))
+
+
+def clusters(nodes: Nodes) -> str:
+    """Return version, name, port and state of each cluster of PostgreSQL."""
+    return output(nodes.db, "pg_lsclusters --no-header | awk '{print $1, $2, $3, $4}'")
+
+
+def refused(nodes: Nodes, *arguments: str) -> str:
+    """Return what a move says that may not begin."""
+    done = nodes.try_play(MOVE, *arguments)
+    assert done.returncode != 0
+    return done.stdout
+
+
+def test_the_database_to_another_disk(
+    nodes: Nodes, other_folder: str, tmp_path: Path, seen: list[Seen]
+) -> None:
+    version = databases(nodes)["version"]
+    arguments = (MOVE, f"--extra-vars=postgresql_folder={other_folder}")
+    assert "has no folder" in refused(nodes, "--extra-vars=postgresql_folder=/srv/nothing")
+
+    # Given up, after the readers were told to change.
+    break_play_off(nodes.inventory, lambda: step(nodes) == "read", STEP_SECONDS * 2, *arguments)
+    nodes.play(MOVE, "--extra-vars=database_move=cancel")
+    assert clusters(nodes) == f"{version} main 5432 online"
+    assert output(nodes.db, f"ls -A {other_folder}/{version}") == ""
+
+    with recorded(nodes, "the database to another disk, broken off", tmp_path, seen) as work:
+        break_play_off(nodes.inventory, lambda: step(nodes) == "fill", STEP_SECONDS, *arguments)
+        nodes.play(*arguments)
+    work.check()
+    assert clusters(nodes) == f"{version} main 5432 down\n{version} other 5433 online"
+    units = output(nodes.web, "systemctl list-unit-files --no-legend 'timestamp-consumer*.service'")
+    assert [line.split()[0] for line in units.splitlines()] == ["timestamp-consumer.service"]
+
+    assert "still keeps the cluster of the last move" in refused(nodes)
+    nodes.play(MOVE, "--extra-vars=database_move=drop")
+    assert clusters(nodes) == f"{version} other 5433 online"
+    assert databases(nodes).keys() == {"identifier", "version", "name", "port", "folder"}
 
 
 def test_reboots(nodes: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
