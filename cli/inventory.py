@@ -168,7 +168,7 @@ def databases(secrets_folder: Path) -> dict[str, Database]:
     found = {}
     for host, one in noted.items():
         # An earlier release noted no name and port, and the one before it no version: it knew 15 alone.
-        known = one if isinstance(one, dict) else {"version": 15}
+        known: dict[str, Any] = one if isinstance(one, dict) else {"version": 15}
         unit = postgresql_unit(str(known["version"]), known.get("name", "main"))
         found[host] = Database(unit, known.get("port", Database.port))
     return found
