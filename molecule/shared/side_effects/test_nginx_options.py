@@ -190,7 +190,8 @@ def test_client_with_a_certificate_is_served(send: Send) -> None:
     posted = send("POST", "/app")
     assert posted.status == 200
     identity = json.loads(posted.body)["id"]
-    assert json.loads(send("GET", f"/api/v1/timestamp/{identity}").body)["id"] == identity
+    read = send("GET", f"/api/v1/timestamp/{identity}", {"Prefer": "wait=15"})
+    assert json.loads(read.body)["id"] == identity
 
 
 def test_health_needs_no_certificate(send: Send) -> None:
