@@ -30,6 +30,9 @@ CERTIFICATES = (
     ("/etc/postgresql/*/main/server.crt", "/etc/postgresql/*/main/server.key"),
     ("/etc/nginx/timestamp-service.crt", "/etc/nginx/timestamp-service.key"),
 )
+# Where it is, nginx's certificate is obtained by ACME (role nginx).
+NGINX_FOLDER = "/etc/nginx/"
+ACME_TIMER = "/etc/systemd/system/nginx-acme.timer"
 VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
 # Of Debian's time daemons: no two of them are installed.
 TIME_UNITS = ("chrony.service", "ntpsec.service", "openntpd.service", "systemd-timesyncd.service")
@@ -46,20 +49,28 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def certificates() -> list[dict[str, Any]]:
-    """Each certificate: its path, when it ends (Unix time; None: not readable), and if its key fits."""
+    """Each certificate: its path, when it begins and ends, if its key fits, and if ACME renews it.
+
+    Times are those of Unix; those of a certificate that cannot be read are None.
+    """
     found = []
     for pattern, key_pattern in CERTIFICATES:
         for path in sorted(glob.glob(pattern)):
-            said = run("openssl", "x509", "-in", path, "-noout", "-enddate", "-pubkey")
-            end, _, public = said.stdout.partition("\n")
+            said = run("openssl", "x509", "-in", path, "-noout", "-dates", "-pubkey")
+            begin, end, public = (*said.stdout.split("\n", 2), "", "", "")[:3]
             key = (glob.glob(key_pattern) or [key_pattern])[0] if key_pattern else ""
             fits = not key or run("openssl", "pkey", "-in", key, "-pubout").stdout == public
-            readable = said.returncode == 0 and end.startswith("notAfter=")
+            readable = said.returncode == 0 and begin.startswith("notBefore=") and end.startswith("notAfter=")
+            times = [
+                ssl.cert_time_to_seconds(one.partition("=")[2]) if readable else None for one in (begin, end)
+            ]
             found.append(
                 {
                     "path": path,
-                    "not_after": ssl.cert_time_to_seconds(end.partition("=")[2]) if readable else None,
+                    "not_before": times[0],
+                    "not_after": times[1],
                     "key_fits": fits,
+                    "by_acme": path.startswith(NGINX_FOLDER) and os.path.exists(ACME_TIMER),
                 }
             )
     return found
