@@ -215,9 +215,16 @@ def test_server_that_refuses_changes_nothing(node: Node) -> None:
     before = node.used()
     (node.folder / "wanted").touch()
     (node.folder / "refuses").touch()
+    (node.folder / "logs").mkdir()
     failed = node.run("obtain")
     assert failed.returncode == 1
     assert "The ACME server refuses." in failed.stderr
+    (node.folder / "logs/letsencrypt.log").write_text(
+        '{\n  "detail": "Too many certificates.",\n  "status": 429\n}\n'
+    )
+    failed = node.run("obtain")
+    assert failed.returncode == 1
+    assert 'The ACME server says: "Too many certificates.",\n' in failed.stderr
     assert node.used() == before
     # The next time tries again.
     assert node.is_due()
