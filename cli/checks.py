@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.inventory import Host
-from cli.units import CONTRACT, PROCESSES
+from cli.units import CONTRACT, NGINX_ACME, PROCESSES
 
 # site.yml renews a certificate that has fewer days left.
 CERTIFICATE_DAYS = 30
+# One by ACME, which may last for a day only, is renewed when a third of its time is left.
+ACME_SHARE = 0.25
 FREE_SHARE = 0.1
 FREE_BYTES = 1 << 30
 CLOCK_SECONDS = 2.0
@@ -68,7 +70,8 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
     for one in units.values():
         yield unit(node, one)
     for name in sorted(set(state["failed_units"]) - set(units)):
-        yield Check(node.short_name, name, "failed", on_node(node, f"systemctl status {name}"))
+        fix = obtain(node) if name == NGINX_ACME else on_node(node, f"systemctl status {name}")
+        yield Check(node.short_name, name, "failed", fix)
     yield from outdated(node, state["outdated"])
     yield updates(node, state["updates"])
     yield reboot(node, state["reboot"], {name for name, _ in state["outdated"]})
@@ -132,13 +135,25 @@ def certificate(node: Host, state: Mapping[str, Any], now: float) -> Check:
     """Check that a certificate can be read, lasts for a while, and has its key."""
     what = f"certificate {state['path']}"
     renew = "run `ansible-playbook site.yml` (local nodes: `make up`): it renews the certificate"
+    least = float(CERTIFICATE_DAYS)
+    if state.get("by_acme", False):
+        renew = obtain(node)
+        if state["not_after"] is not None:
+            least = min(least, ACME_SHARE * (state["not_after"] - state["not_before"]) / DAY_SECONDS)
     if state["not_after"] is None:
         return Check(node.short_name, what, "cannot be read", renew)
     days = (state["not_after"] - now) / DAY_SECONDS
     if not state["key_fits"]:
         return Check(node.short_name, what, "its key is missing or belongs to another certificate", renew)
     result = f"valid for {days:.0f} more days" if days > 0 else f"ended {-days:.0f} days ago"
-    return Check(node.short_name, what, result, renew if days < CERTIFICATE_DAYS else "")
+    return Check(node.short_name, what, result, renew if days < least else "")
+
+
+def obtain(node: Host) -> str:
+    """Return how a certificate by ACME is obtained, when that does not happen by itself."""
+    return f"{logs_of(node, NGINX_ACME)} says why it is not renewed; then " + on_node(
+        node, f"systemctl start {NGINX_ACME}"
+    )
 
 
 def unit(node: Host, state: Mapping[str, str]) -> Check:

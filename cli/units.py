@@ -14,10 +14,12 @@ PROCESSES: Mapping[int, str] = {
     port: f"timestamp-{name}.service" for name, port in CONTRACT["contract_ports"].items()
 }
 # Shown as well where they are loaded: a second instance, for example.
-PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service")
+PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service", "nginx-acme.*")
 
 # One JSON object a request, as role nginx configures it on the web nodes; older files end in .1, .2, …
 NGINX = "nginx.service"
+# Obtains nginx's certificate by ACME, where role nginx is told to.
+NGINX_ACME = "nginx-acme.service"
 ACCESS_LOG = "/var/log/nginx/access.json"
 
 

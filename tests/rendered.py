@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ def inventory(folder: Path) -> dict[str, Any]:
                 "secrets_folder": str(folder / "secrets"),
                 "certificates_folder": str(folder / "secrets/certificates"),
                 "cache_folder": str(folder / "cache"),
+                "service_url": "https://service.example.internal",
+                "service_ca": str(folder / "service.crt"),
                 "ansible_connection": "local",
                 "ansible_python_interpreter": sys.executable,
             }
@@ -284,10 +286,14 @@ def file_tasks(role: str) -> Iterator[dict[str, Any]]:
         yield {"ansible.builtin.include_tasks": str(preflight)}
 
 
-def plays(*parts: Callable[[str], Iterator[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return a play for each role that says what its texts become; none of the role's own tasks runs."""
+def plays(
+    *parts: Callable[[str], Iterator[dict[str, Any]]], only: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Return a play for each role, or for some, that says what its texts become; no task of a role runs."""
     made = []
     for role, hosts in groups_of_roles().items():
+        if only and role not in only:
+            continue
         tasks_of_role = [task for part in parts for task in part(role)]
         # Only for their defaults and variables.
         named = [{"role": one, "tags": "never"} for one in dict.fromkeys(("timestamp", role))]
@@ -344,6 +350,10 @@ def render(folder: Path, release: str = RELEASES[-1]) -> Texts:
     return run(folder, plays(template_tasks), {}, release=release)
 
 
-def render_all(folder: Path, settings: Mapping[str, Any]) -> Texts:
-    """Render all templates, tasks and handlers with settings, which the roles check; for one host a group."""
-    return run(folder, plays(template_tasks, file_tasks), settings, f"{KAFKA[0]},{WEB[0]},localhost")
+def render_all(folder: Path, settings: Mapping[str, Any], only: Collection[str] = ()) -> Texts:
+    """Render all templates, tasks and handlers with settings, which the roles check; for one host a group.
+
+    `only`: of these roles.
+    """
+    hosts = f"{KAFKA[0]},{WEB[0]},localhost"
+    return run(folder, plays(template_tasks, file_tasks, only=only), settings, hosts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +76,18 @@ def unit(**changes: str) -> dict[str, str]:
     }
 
 
+def acme(lasts: float, left: float) -> dict[str, Any]:
+    """Return the state of a certificate by ACME that lasts for so many days, of which so many are left."""
+    end = NOW + left * 86400
+    return {
+        "path": "/c",
+        "not_before": end - lasts * 86400,
+        "not_after": end,
+        "key_fits": True,
+        "by_acme": True,
+    }
+
+
 def test_question_is_that_of_the_groups() -> None:
     asked = diagnose.question(WEB, NODES)
     assert asked["peers"] == ["192.0.2.11:9092", "192.0.2.11:5432"]
@@ -94,6 +107,11 @@ def test_nothing_fails_where_nothing_is_wrong() -> None:
     volume = {"path": "/", "free": 50 << 30, "size": 100 << 30, "free_inodes": 0.9}
     certificate = {"path": "/c", "not_after": NOW + 90 * 86400, "key_fits": True}
     assert failures(WEB, units=[unit()], volumes=[volume], certificates=[certificate]) == []
+
+
+@pytest.mark.parametrize(("lasts", "left"), [(90, 29), (90, 23), (6, 2), (1, 0.3), (365, 40)])
+def test_certificate_by_acme_that_is_renewed_in_time_is_no_failure(lasts: float, left: float) -> None:
+    assert failures(WEB, certificates=[acme(lasts, left)]) == []
 
 
 @pytest.mark.parametrize(
@@ -148,6 +166,13 @@ def test_nothing_fails_where_nothing_is_wrong() -> None:
             "certificate /c",
             "site.yml",
         ),
+        (
+            {"certificates": [acme(lasts=90, left=22)]},
+            "certificate /c",
+            "make ssh NODE=web COMMAND='systemctl start nginx-acme.service'",
+        ),
+        ({"certificates": [acme(lasts=1, left=0.2)]}, "certificate /c", "make logs NODE=web UNIT=nginx-acme"),
+        ({"failed_units": ["nginx-acme.service"]}, "nginx-acme.service", "says why it is not renewed"),
         (
             {"reached": [{"peer": "192.0.2.11:9092", "error": "timed out"}]},
             "reaches kafka at 192.0.2.11:9092",
@@ -226,6 +251,27 @@ def test_the_cluster_that_was_replaced_is_not_looked_at(
     assert ours == [f"{tmp_path}/etc/17/main/server.crt"]
     volumes = [one["path"] for one in node_state.volumes() if one["path"].startswith(str(tmp_path))]
     assert volumes == [f"{tmp_path}/data/17/main"]
+
+
+def test_certificate_of_nginx_is_by_acme_where_its_timer_is(
+    node_state: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "etc/nginx"
+    folder.mkdir(parents=True)
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", str(folder / "key"))
+    command = ["openssl", "req", "-x509", *key, "-subj", "/CN=one", "-days", "5", "-out", str(folder / "crt")]
+    subprocess.run(command, check=True, capture_output=True)
+    (folder / "broken").write_text("nothing")
+    pairs = ((str(folder / "crt"), str(folder / "key")), (str(folder / "broken"), str(folder / "key")))
+    monkeypatch.setattr(node_state, "CERTIFICATES", pairs)
+    monkeypatch.setattr(node_state, "NGINX_FOLDER", f"{folder}/")
+    monkeypatch.setattr(node_state, "ACME_TIMER", str(tmp_path / "timer"))
+    good, broken = node_state.certificates()
+    assert good["not_after"] - good["not_before"] == 5 * 86400
+    assert (good["key_fits"], good["by_acme"]) == (True, False)
+    assert (broken["not_before"], broken["not_after"], broken["key_fits"]) == (None, None, False)
+    (tmp_path / "timer").touch()
+    assert [one["by_acme"] for one in node_state.certificates()] == [True, True]
 
 
 def test_metrics_are_written_whole(node_state: ModuleType, tmp_path: Path) -> None:

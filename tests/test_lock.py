@@ -137,6 +137,7 @@ def test_every_play_that_changes_nodes_locks_them() -> None:
         if changes and name not in parts:
             assert imports[name][0] == "preflight.yml", name
     assert parts - {None} == {
+        "acme.yml",
         "apply.yml",
         "certificates.yml",
         "next_authority.yml",

@@ -195,12 +195,44 @@ def test_changelog_names_the_removed_variables() -> None:
     assert sorted(f"timestamp_unit{word}" if word[0] == "_" else word for word in words) == sorted(NAMES)
 
 
+# Settings by which a certificate by ACME can be obtained.
+ACME: dict[str, Any] = {
+    "nginx_acme_directory": "https://acme.example.org/directory",
+    "service_url": "https://one.example.internal",
+    "service_ca": "/etc/ssl/certs/ca-certificates.crt",
+}
 # The second layer: what a role asserts of its settings, before it changes anything. (role, variables, words)
 SETTINGS = (
     (
         "nginx",
         {"nginx_certificate": "/some/file.pem"},
         "nginx_certificate and nginx_certificate_key belong together. Set both, or neither",
+    ),
+    (
+        "nginx",
+        {**ACME, "nginx_certificate": "/some/file.pem", "nginx_certificate_key": "/some/file.key"},
+        "nginx_acme_directory and nginx_certificate exclude each other. Remove nginx_acme_directory",
+    ),
+    (
+        "nginx",
+        {**ACME, "nginx_acme_directory": "acme.example.org"},
+        "must be the URL of an ACME server's directory (it is acme.example.org), for example https://",
+    ),
+    (
+        "nginx",
+        {**ACME, "nginx_acme_names": ["a.example.org", "192.0.2.1"]},
+        "nginx_acme_names holds 192.0.2.1. Write full names in small letters there",
+    ),
+    ("nginx", {**ACME, "nginx_acme_names": ["time"]}, "nginx_acme_names holds time. Write full names"),
+    ("nginx", {**ACME, "nginx_acme_names": []}, "nginx_acme_names must hold at least one name"),
+    ("nginx", {**ACME, "nginx_acme_names": ["*.example.org"]}, "by the DNS alone: set nginx_acme_hook"),
+    (
+        "nginx",
+        {
+            "nginx_acme_directory": "https://acme.example.org/directory",
+            "service_url": "https://one.example.internal",
+        },
+        "service_url: https://one.example.internal and, for example, service_ca: /etc/ssl/certs",
     ),
     (
         "certificates",

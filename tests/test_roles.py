@@ -139,6 +139,7 @@ def test_each_role_of_the_site_has_a_tag_and_what_all_need_runs_always() -> None
         "nodes.yml": "always",
         "clusters.yml": "always",
         "secrets.yml": "always",
+        "acme.yml": "nginx",
         "summary.yml": None,
     }
 

@@ -159,13 +159,14 @@ def test_systemd_reads_kafkas_unit(texts: Texts, tmp_path: Path) -> None:
     check("systemd-analyze", "verify", "--man=no", str(unit))
 
 
-def test_systemd_reads_the_units_of_the_rotation(texts: Texts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["logrotate", "acme"])
+def test_systemd_reads_the_units_beside_nginx(texts: Texts, tmp_path: Path, name: str) -> None:
     for ending in ("service", "timer"):
-        text = texts[WEB[0]][f"nginx/logrotate.{ending}.j2"]
-        (tmp_path / f"nginx-logrotate.{ending}").write_text(
-            re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", text, flags=re.M)
+        text = texts[WEB[0]][f"nginx/{name}.{ending}.j2"]
+        (tmp_path / f"nginx-{name}.{ending}").write_text(
+            re.sub(r"^(Exec\w+=\+?)\S+", r"\1/bin/true", text, flags=re.M)
         )
-    check("systemd-analyze", "verify", "--man=no", *map(str, tmp_path.glob("nginx-logrotate.*")))
+    check("systemd-analyze", "verify", "--man=no", *map(str, tmp_path.glob("nginx-*")))
 
 
 @pytest.mark.parametrize(

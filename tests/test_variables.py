@@ -1,7 +1,7 @@
 """Every variable of every role, set to another valid value: all files follow it, and none keeps the default.
 
-One rendering sets all variables at once, each to a value that nothing else has. The roles check the values as
-they do on a node.
+One rendering sets all variables at once, each to a value that nothing else has; those that another one
+excludes are set in a rendering of their own. The roles check the values as they do on a node.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Variable:
 
     A place is a pattern of rendered files and the text that they hold, where {} is the value as it is written
     there. `read_by` names a file that reads a variable whose value no rendered text shows, and how it does.
-    The default is a `common` word if other things are called the same.
+    The default is a `common` word if other things are called the same. A variable that excludes another one
+    is set `apart`.
     """
 
     value: Any
@@ -31,6 +32,7 @@ class Variable:
     written: str = ""
     read_by: tuple[str, str] | None = None
     common: bool = False
+    apart: bool = False
 
     def text(self, value: Any) -> str:
         """Return a value as files have it."""
@@ -151,8 +153,19 @@ VARIABLES: dict[str, Variable] = {
     "kafka_distribution_requirements": Variable(
         "/other/kafka-nodes.txt", {"kafka_distribution/tasks/main.yml": "requirements: {}"}
     ),
-    "nginx_certificate": Variable("/other/own.crt", {"nginx/tasks/configure.yml": "src: {}"}),
-    "nginx_certificate_key": Variable("/other/own.key", {"nginx/tasks/configure.yml": "src: {}"}),
+    "nginx_certificate": Variable("/other/own.crt", {"nginx/tasks/configure.yml": "src: {}"}, apart=True),
+    "nginx_certificate_key": Variable("/other/own.key", {"nginx/tasks/configure.yml": "src: {}"}, apart=True),
+    "nginx_acme_directory": Variable(
+        "https://issuer.example.org/directory",
+        {"nginx/acme.conf.j2": "directory={}\n", "nginx/tasks/obtain.yml": "{} has issued no certificate"},
+    ),
+    "nginx_acme_names": Variable(
+        ["proved.example.org"],
+        {"nginx/acme.conf.j2": "names={}\n", "nginx/tasks/obtain.yml": "no certificate for {}."},
+    ),
+    "nginx_acme_email": Variable("somebody@example.org", {"nginx/acme.conf.j2": "email={}\n"}),
+    "nginx_acme_ca": Variable("/other/acme.pem", {"nginx/tasks/acme.yml": "src: {}"}),
+    "nginx_acme_hook": Variable("/other/acme-hook.sh", {"nginx/tasks/acme.yml": "src: {}"}),
     "nginx_hsts_seconds": Variable(31536001, {NGINX: "max-age={}"}),
     "nginx_body_max": Variable("333m", {NGINX: "client_max_body_size {};"}),
     "nginx_api_timeout_seconds": Variable(1043, {NGINX: "proxy_read_timeout {}s;"}),
@@ -312,18 +325,33 @@ DEFAULTS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Texts:
-    settings = {name: variable.value for name, variable in VARIABLES.items()}
-    return rendered.render_all(tmp_path_factory.mktemp("variables"), settings)
+    return rendered.render_all(tmp_path_factory.mktemp("variables"), settings(apart=False))
+
+
+def settings(apart: bool) -> dict[str, Any]:
+    """Return the values of those variables that are set together, or of those that are set apart."""
+    return {name: variable.value for name, variable in VARIABLES.items() if variable.apart == apart}
+
+
+def joined(texts: Texts) -> dict[str, str]:
+    """Return each file; where several hosts have it, one after the other."""
+    files: dict[str, str] = {}
+    for of_host in texts.values():
+        for name, text in of_host.items():
+            files[name] = files.get(name, "") + text
+    return files
 
 
 @pytest.fixture(scope="module")
 def files(texts: Texts) -> dict[str, str]:
-    """Return each file; where several hosts have it, one after the other."""
-    joined: dict[str, str] = {}
-    for of_host in texts.values():
-        for name, text in of_host.items():
-            joined[name] = joined.get(name, "") + text
-    return joined
+    return joined(texts)
+
+
+@pytest.fixture(scope="module")
+def files_apart(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return joined(
+        rendered.render_all(tmp_path_factory.mktemp("apart"), settings(apart=True), only=("nginx",))
+    )
 
 
 def holders(files: dict[str, str], word: str) -> set[str]:
@@ -357,8 +385,9 @@ def test_no_two_variables_have_the_same_value() -> None:
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_all_files_follow_the_variable(files: dict[str, str], name: str) -> None:
+def test_all_files_follow_the_variable(files: dict[str, str], files_apart: dict[str, str], name: str) -> None:
     variable, default = VARIABLES[name], DEFAULTS[name]
+    files = files_apart if variable.apart else files
     # What is worked out has no default that could be written out.
     old = "" if rendered.names_in(str(default)) else variable.text(default)
     listed: set[str] = set()

@@ -32,6 +32,9 @@ CERTIFICATES = (
 )
 # Written by role postgresql into the settings of its clusters.
 CLUSTERS = "/etc/postgresql/*/*/conf.d/timestamp-service.conf"
+# Where it is, nginx's certificate is obtained by ACME (role nginx).
+NGINX_FOLDER = "/etc/nginx/"
+ACME_TIMER = "/etc/systemd/system/nginx-acme.timer"
 VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
 # Of Debian's time daemons: no two of them are installed.
 TIME_UNITS = ("chrony.service", "ntpsec.service", "openntpd.service", "systemd-timesyncd.service")
@@ -62,21 +65,29 @@ def text_of(path: pathlib.Path) -> str:
 
 
 def certificates() -> list[dict[str, Any]]:
-    """Each certificate: its path, when it ends (Unix time; None: not readable), and if its key fits."""
+    """Each certificate: its path, when it begins and ends, if its key fits, and if ACME renews it.
+
+    Times are those of Unix; those of a certificate that cannot be read are None.
+    """
     found = []
     of_clusters = [(str(folder / "server.crt"), str(folder / "server.key")) for folder in clusters()]
     for path, key in (*CERTIFICATES, *of_clusters):
         if not os.path.exists(path):
             continue
-        said = run("openssl", "x509", "-in", path, "-noout", "-enddate", "-pubkey")
-        end, _, public = said.stdout.partition("\n")
+        said = run("openssl", "x509", "-in", path, "-noout", "-dates", "-pubkey")
+        begin, end, public = (*said.stdout.split("\n", 2), "", "", "")[:3]
         fits = not key or run("openssl", "pkey", "-in", key, "-pubout").stdout == public
-        readable = said.returncode == 0 and end.startswith("notAfter=")
+        readable = said.returncode == 0 and begin.startswith("notBefore=") and end.startswith("notAfter=")
+        times = [
+            ssl.cert_time_to_seconds(one.partition("=")[2]) if readable else None for one in (begin, end)
+        ]
         found.append(
             {
                 "path": path,
-                "not_after": ssl.cert_time_to_seconds(end.partition("=")[2]) if readable else None,
+                "not_before": times[0],
+                "not_after": times[1],
                 "key_fits": fits,
+                "by_acme": path.startswith(NGINX_FOLDER) and os.path.exists(ACME_TIMER),
             }
         )
     return found
