@@ -313,6 +313,9 @@ def test_the_database_to_another_disk(
 
     # Given up, after the readers were told to change.
     break_play_off(nodes.inventory, lambda: step(nodes) == "read", STEP_SECONDS * 2, *arguments)
+    rotation = nodes.try_play("playbooks/rotate.yml", "--extra-vars=secret=database_query")
+    assert rotation.returncode != 0
+    assert "The database is being moved" in rotation.stdout
     nodes.play(MOVE, "--extra-vars=database_move=cancel")
     assert clusters(nodes) == f"{version} main 5432 online"
     assert output(nodes.db, f"ls -A {other_folder}/{version}") == ""
