@@ -310,7 +310,7 @@ def test_a_record_is_read_soon_at_any_moment(world: World) -> None:
         number += 1
         world.produce([command(number)])
         # Waiting for it ends before the next one is counted.
-        until("the row is there", lambda: world.row_count() == number, 3)  # noqa: B023
+        until("the row is there", lambda: world.row_count() == number, 5)  # noqa: B023
 
 
 def test_a_partition_that_is_not_read_is_noticed(
