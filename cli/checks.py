@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.inventory import Host
-from cli.units import CONTRACT, NGINX_ACME, PROCESSES
+from cli.units import CONTRACT, NGINX_ACME, PROCESSES, debian_postgresql
 
 # site.yml renews a certificate that has fewer days left.
 CERTIFICATE_DAYS = 30
@@ -243,6 +243,16 @@ def database(node: Host, state: Mapping[str, Any]) -> Iterator[Check]:
         "database connections",
         f"{state['connections']} of {state['most']}",
         "raise postgresql_connections, or lower the workers of the APIs" if full else "",
+    )
+    version = node.postgresql_unit.partition("@")[2].partition("-")[0]
+    newer = debian_postgresql(state["debian"])
+    left = newer != "" and int(version) < int(newer)
+    yield Check(
+        node.short_name,
+        "database version",
+        f"PostgreSQL {version}"
+        + (f"; Debian {state['debian']} has {newer} and renews no other" if left else ""),
+        advice="make move-database" if left else "",
     )
     yield Check(
         node.short_name,

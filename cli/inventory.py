@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from cli.root import as_root, password_lines
-from cli.units import CONTRACT, newest_postgresql, postgresql_unit, units_of
+from cli.units import CONTRACT, debian_postgresql, postgresql_unit, units_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 # That of the Makefile.
@@ -183,7 +183,7 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
     known = databases(Path(web[0]["secrets"]))
 
     def database(name: str, one: Mapping[str, Any]) -> Database:
-        new = Database(postgresql_unit(str(one["postgresql_version"]) or newest_postgresql()))
+        new = Database(postgresql_unit(str(one["postgresql_version"]) or debian_postgresql()))
         return known.get(name, new)
 
     return Service(

@@ -23,11 +23,13 @@ NGINX_ACME = "nginx-acme.service"
 ACCESS_LOG = "/var/log/nginx/access.json"
 
 
-def newest_postgresql() -> str:
-    """Return the major version of PostgreSQL that a new database gets on the newest Debian."""
-    release = CONTRACT["contract_debian_releases"][-1]
-    debian = yaml.safe_load((PROJECT / f"roles/contract/vars/debian-{release}.yml").read_text())
-    return str(debian["contract_debian_postgresql"])
+NEWEST_DEBIAN = str(CONTRACT["contract_debian_releases"][-1])
+
+
+def debian_postgresql(release: str = NEWEST_DEBIAN) -> str:
+    """Return the major version of PostgreSQL that a release of Debian has; empty if it is not known."""
+    path = PROJECT / f"roles/contract/vars/debian-{release}.yml"
+    return str(yaml.safe_load(path.read_text())["contract_debian_postgresql"]) if path.is_file() else ""
 
 
 def postgresql_unit(version: str, name: str = "main") -> str:

@@ -33,6 +33,7 @@ def host(name: str, address: str, *groups: str) -> Host:
 
 NODES = (host("db", "192.0.2.11", "kafka", "postgresql"), host("web", "192.0.2.12", "web"))
 DATABASE, WEB = NODES
+DATABASE_ANSWERS = {"error": "", "connections": 3, "most": 100, "table": True, "debian": "12"}
 
 
 def state(**changes: Any) -> dict[str, Any]:
@@ -216,13 +217,29 @@ def test_process_that_is_not_ready_says_what_it_lacks(said: dict[str, Any], fix:
     ("said", "what"),
     [
         ({"error": 'database "timestamps" does not exist'}, "database timestamps"),
-        ({"error": "", "connections": 90, "most": 100, "table": True}, "database connections"),
-        ({"error": "", "connections": 3, "most": 100, "table": False}, "table timestamp_records"),
+        ({**DATABASE_ANSWERS, "connections": 90}, "database connections"),
+        ({**DATABASE_ANSWERS, "table": False}, "table timestamp_records"),
     ],
 )
 def test_faults_of_the_database_are_distinguished(said: dict[str, Any], what: str) -> None:
     (failure,) = failures(DATABASE, database=said)
     assert failure.what == what
+
+
+@pytest.mark.parametrize(
+    ("debian", "shown"),
+    [
+        ("12", "pass  db       database version: PostgreSQL 15"),
+        (
+            "13",
+            "note  db       database version: PostgreSQL 15; Debian 13 has 17 and renews no other\n"
+            "      when it suits: make move-database",
+        ),
+        ("14", "pass  db       database version: PostgreSQL 15"),
+    ],
+)
+def test_version_that_debian_does_not_renew_any_more_is_told(debian: str, shown: str) -> None:
+    assert lines(DATABASE, database={**DATABASE_ANSWERS, "debian": debian})["database version"] == shown
 
 
 @pytest.fixture

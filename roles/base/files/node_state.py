@@ -13,6 +13,7 @@ import glob
 import json
 import os
 import pathlib
+import platform
 import re
 import socket
 import ssl
@@ -207,7 +208,14 @@ def database(port: int) -> dict[str, Any]:
     if said.returncode:
         return {"error": said.stderr.strip().splitlines()[-1] if said.stderr.strip() else "psql failed"}
     used, most, table = said.stdout.strip().split("|")
-    return {"error": "", "connections": int(used), "most": int(most), "table": table == "t"}
+    release = platform.freedesktop_os_release().get("VERSION_ID", "")
+    return {
+        "error": "",
+        "connections": int(used),
+        "most": int(most),
+        "table": table == "t",
+        "debian": release,
+    }
 
 
 def state(question: dict[str, Any]) -> dict[str, Any]:
