@@ -199,6 +199,8 @@ VARIABLES: dict[str, Variable] = {
             "postgresql/tasks/identifier.yml": "{}/",
             "base/tasks/facts.yml": "- {}\n",
         },
+        # The unit may write to the folder of Debian's user in any case.
+        common=True,
     ),
     "postgresql_memory_mb": Variable(
         1204,
