@@ -7,9 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from disturbed import until
 
 from cli.inventory import PROJECT, Service
 
@@ -68,9 +73,13 @@ class Ledger:
 
 @dataclass
 class Pair:
-    """Two ledgers side by side: nearly all requests have no key, and those with one take another path."""
+    """Two ledgers side by side: nearly all requests have no key, and those with one take another path.
+
+    `summaries` has both once they have ended.
+    """
 
     ledgers: tuple[Ledger, Ledger]
+    summaries: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def start(cls, service: Service, folder: Path, rate: float, *options: str) -> Pair:
@@ -86,7 +95,8 @@ class Pair:
 
     def stop(self) -> list[dict[str, Any]]:
         """Send nothing new, and return both summaries; an answer that was wrong fails."""
-        return [ledger.stop() for ledger in self.ledgers]
+        self.summaries = [ledger.stop() for ledger in self.ledgers]
+        return self.summaries
 
     def kill(self) -> None:
         """End both at once, should they still run."""
@@ -98,6 +108,20 @@ class Pair:
         counts = [check(ledger.service, ledger.file) for ledger in self.ledgers]
         assert [check_table(ledger.service, ledger.file) for ledger in self.ledgers] == counts
         return counts
+
+
+@contextmanager
+def recording(service: Service, folder: Path, rate: float, around_seconds: float) -> Iterator[Pair]:
+    """Record and read while something is done, and some seconds before and after it."""
+    pair = Pair.start(service, folder, rate, "--get-rate", "50", "--get-age", "5")
+    try:
+        assert until(lambda: pair.acknowledged() > 0, 30)
+        time.sleep(around_seconds)
+        yield pair
+        time.sleep(around_seconds)
+        pair.stop()
+    finally:
+        pair.kill()
 
 
 def reach(service: Service) -> list[str]:

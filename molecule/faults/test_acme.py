@@ -19,7 +19,6 @@ import ledgers
 import pytest
 from cryptography import x509
 from disturbed import ask, failures, run, until
-from ledgers import Pair
 from nodes import NGINX, Nodes, check_hardened, journal, main_process, output
 from test_deploy import check_unchanged
 
@@ -168,15 +167,9 @@ def recorded(acme: Acme, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     hosts.write_text(f"127.0.0.1 localhost\n{acme.nodes.web.address} {acme.nodes.web.name}\n")
     known = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts)]
     monkeypatch.setattr(ledgers, "COMMAND", [*known, *ledgers.COMMAND])
-    pair = Pair.start(acme.informed.service, folder, RATE, "--get-rate", "50", "--get-age", "5")
-    try:
-        assert until(lambda: pair.acknowledged() > 0, 30)
-        time.sleep(AROUND_SECONDS)
+    with ledgers.recording(acme.informed.service, folder, RATE, AROUND_SECONDS) as pair:
         yield
-        time.sleep(AROUND_SECONDS)
-        summaries = pair.stop()
-    finally:
-        pair.kill()
+    summaries = pair.summaries
     errors = [summary[method]["errors"] for summary in summaries for method in ("post", "get")]
     assert {kind for one in errors for kind in one} <= {"closed"}, errors
     acknowledged = sum(summary["acknowledged"] for summary in summaries)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from disturbed import ask, break_play_off, run, until
-from ledgers import Pair
+from disturbed import ask, break_play_off, run
+from ledgers import recording
 from nodes import COMMAND, CONSUMER, QUERY, Nodes, main_process, output
 
 from cli.inventory import PROJECT
@@ -66,17 +66,10 @@ def check_unchanged(said: str) -> None:
 @contextmanager
 def no_failed_request(nodes: Nodes, folder: Path, rate: float) -> Iterator[None]:
     """Record and read all the while: each request succeeds when it is sent first, and nothing is lost."""
-    pair = Pair.start(nodes.service, folder, rate, "--get-rate", "50", "--get-age", "5")
-    try:
-        assert until(lambda: pair.acknowledged() > 0, 30)
-        time.sleep(SECONDS_AROUND)
+    with recording(nodes.service, folder, rate, SECONDS_AROUND) as pair:
         yield
-        time.sleep(SECONDS_AROUND)
-        summaries = pair.stop()
-    finally:
-        pair.kill()
-    assert sum(summary["acknowledged"] for summary in summaries) > rate * SECONDS_AROUND
-    for summary in summaries:
+    assert sum(summary["acknowledged"] for summary in pair.summaries) > rate * SECONDS_AROUND
+    for summary in pair.summaries:
         assert summary["get"]["succeeded"] > 0
         assert (summary["post"]["errors"], summary["get"]["errors"]) == ({}, {})
     pair.check()

@@ -16,7 +16,7 @@ import report
 import yaml
 from disturbed import ask, break_play_off, failures, run, until
 from faults import BEHIND, GONE, PROXY, UNAVAILABLE
-from ledgers import Pair
+from ledgers import Pair, recording
 from nodes import QUERY, Nodes, main_process, output
 from report import Seen
 
@@ -51,17 +51,16 @@ def seen() -> list[Seen]:
 
 
 class Recorded:
-    """The ledgers of one piece of work; `summaries` once it has ended."""
+    """The ledgers of one piece of work."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self.seconds = 0.0
-        self.summaries: list[dict[str, Any]] = []
 
     def errors(self, method: str) -> dict[str, int]:
         """Return how often each kind of error was seen by a method, of both ledgers."""
         found: dict[str, int] = {}
-        for summary in self.summaries:
+        for summary in self.pair.summaries:
             for kind, count in summary[method]["errors"].items():
                 found[kind] = found.get(kind, 0) + count
         return found
@@ -77,26 +76,19 @@ def recorded(nodes: Nodes, name: str, folder: Path, seen: list[Seen]) -> Iterato
     """Record and read while some work is done; nothing that was acknowledged may be lost by it."""
     assert until(lambda: not failures(nodes.service), HEALTHY_SECONDS), failures(nodes.service)
     folder.mkdir(exist_ok=True)
-    pair = Pair.start(nodes.service, folder, RATE, "--get-rate", "50", "--get-age", "5")
-    held = Recorded(pair)
-    try:
-        assert until(lambda: pair.acknowledged() > 0, 30)
-        time.sleep(AROUND_SECONDS)
+    with recording(nodes.service, folder, RATE, AROUND_SECONDS) as pair:
+        held = Recorded(pair)
         begun = time.monotonic()
         yield held
         held.seconds = time.monotonic() - begun
         # Its units may have other names by now.
         after = read_service(nodes.inventory)
         assert until(lambda: not failures(after), HEALTHY_SECONDS), failures(after)
-        time.sleep(AROUND_SECONDS)
-        held.summaries = pair.stop()
-    finally:
-        pair.kill()
     counts = pair.check()
     names = name, f"{name}, without keys"
-    seen += [Seen(one, held.seconds, *rest) for one, *rest in zip(names, held.summaries, counts, strict=True)]
+    seen += [Seen(one, held.seconds, *rest) for one, *rest in zip(names, pair.summaries, counts, strict=True)]
     report.write(seen, report.PLANNED)
-    for summary in held.summaries:
+    for summary in pair.summaries:
         assert summary["acknowledged"] > RATE * AROUND_SECONDS / 4
         assert summary["get"]["succeeded"] > 0
         assert summary["post"]["without_retry_after"] == summary["get"]["without_retry_after"] == 0
