@@ -89,7 +89,8 @@ def inventory(folder: Path) -> dict[str, Any]:
         "nodes": {
             "hosts": {name: {"node_address": address} for name, address in ADDRESSES.items()},
             "children": {
-                "db": {"children": {"kafka": hosts(KAFKA), "postgresql": hosts(KAFKA[:1])}},
+                "kafka": hosts(KAFKA),
+                "postgresql": hosts(KAFKA[:1]),
                 "web": hosts(WEB),
             },
         },
