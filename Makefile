@@ -52,7 +52,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 # Role local_node builds images of Debian in its module_utils; the Vagrant box is built from such an image.
 NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
-.PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback upgrade rotate renew-authority reboot move-database rebuild backup restore
+.PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback upgrade rotate renew-authority reboot remove replace move-database rebuild backup restore
 .PHONY: lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell unit-app unit-deployment
 .PHONY: test test-fast test-all lint unit mutation integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
@@ -95,6 +95,12 @@ renew-authority: | $(VENV)/.stamp ## Replace the private CA, one step in each ru
 
 reboot: | $(VENV)/.stamp ## Reboot the nodes that wait for it, one after the other (FORCE=1: all; NODE=web: one)
 	ansible-playbook -i $(INVENTORY) playbooks/reboot.yml $(if $(filter 1,$(FORCE)),-e reboot_always=true) $(if $(NODE),-e reboot_node=$(NODE))
+
+remove: | $(VENV)/.stamp ## Take a broker out of the cluster for good: NODE=db4.example.com
+	ansible-playbook -i $(INVENTORY) playbooks/remove.yml -e remove_node=$(NODE)
+
+replace: | $(VENV)/.stamp ## Set up a broker anew whose disk or machine is lost: NODE=db3.example.com
+	ansible-playbook -i $(INVENTORY) playbooks/replace.yml -e replace_node=$(NODE)
 
 move-database: | $(VENV)/.stamp ## Rebuild the database beside the one that serves, in another version of PostgreSQL or folder, and change to it (MOVE=drop: remove the old one; MOVE=cancel: give it up)
 	ansible-playbook -i $(INVENTORY) playbooks/move_database.yml $(if $(CHECK),--check) $(if $(MOVE),-e database_move=$(MOVE))
@@ -160,7 +166,7 @@ lint-types-of-app:
 
 # Several runs: mypy takes no two modules of one name, such as conftest.py, or an action plugin and its module.
 lint-types:
-	$(TIMED) { mypy cli scripts tests roles/*/library roles/*/filter_plugins roles/local_node/module_utils/nspawn_nodes; \
+	$(TIMED) { mypy cli scripts tests roles/*/library roles/*/filter_plugins roles/kafka/module_utils roles/local_node/module_utils/nspawn_nodes; \
 	    mypy roles/*/action_plugins; \
 	    for folder in shared/tests shared/programs shared/side_effects faults vagrant; do mypy molecule/$$folder; done; }
 

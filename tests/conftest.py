@@ -10,8 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import kafka_client
 import pytest
 from ansible.module_utils import basic
+
+# Ansible puts the role's module_utils there.
+sys.modules["ansible.module_utils.kafka_client"] = kafka_client
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -53,6 +53,15 @@ RESULTS = {
     "base_packages_there": {"stdout": ""},
     "base_loaded_modules": {"stdout": ""},
     "kafka_name_step": 3,
+    # What the first broker was formatted with, before the others came; they have none yet.
+    "kafka_bootstrap_written": (
+        "{{ '192.0.2.11:9093,192.0.2.99:9093' if inventory_hostname is search('kafka1') else '' }}"
+    ),
+    "kafka_gate_without": ["kafka2.example.internal"],
+    "kafka_outdated": ["kafka1.example.internal"],
+    "kafka_cluster_remembered": {
+        "brokers": {name: {"node_id": number} for number, name in enumerate(KAFKA, start=1)}
+    },
     "kafka_broker": {
         "node_id": "{{ groups['kafka'].index(inventory_hostname) + 1 }}",
         "log_id": "AAAAAAAAAAAAAAAAAAAAAA",

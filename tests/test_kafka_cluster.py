@@ -97,10 +97,43 @@ def test_a_place_in_the_group_changes_no_number(noted: dict[str, Any]) -> None:
     assert known["brokers"]["new"] == {"node_id": 4, "log_id": "", "founder": False, "formatted": False}
 
 
-def test_the_number_of_a_broker_that_left_is_not_given_out_again() -> None:
+def left(*hosts: str) -> dict[str, Any]:
+    """Return what is noted of THREE, of which these were removed."""
+    noted = remembered(*THREE)
+    for host in hosts:
+        noted["brokers"][host]["removed"] = True
+    return noted
+
+
+def test_the_number_of_a_broker_that_was_removed_is_not_given_out_again() -> None:
     nodes = {"one": formatted(1), "new": node()}
-    known = kafka_cluster(nodes, remembered(*THREE), ["one", "new"], CHOSEN)
+    known = kafka_cluster(nodes, left("two", "three"), ["one", "new"], CHOSEN)
     assert known["brokers"]["new"]["node_id"] == 4
+    assert known["brokers"]["three"]["removed"]
+    assert kafka_cluster(nodes, known, ["one", "new"], CHOSEN) == known
+
+
+def test_a_broker_that_was_removed_comes_back_as_another() -> None:
+    nodes = {"one": formatted(1), "two": formatted(2), "three": node()}
+    known = kafka_cluster(nodes, left("three"), THREE, CHOSEN)
+    assert known["brokers"]["three"] == {"node_id": 4, "log_id": "", "founder": False, "formatted": False}
+
+
+def test_a_broker_that_is_taken_out_of_the_inventory_alone_is_missed() -> None:
+    nodes = {"one": formatted(1), "two": formatted(2)}
+    said = refusal(nodes, remembered(*THREE), ["one", "two"], CHOSEN)
+    assert "three is a broker of this cluster and not in the group kafka any more. Put it back" in said
+    assert "playbooks/remove.yml" in said
+
+
+def test_one_log_that_is_lost_is_replaced_alone() -> None:
+    nodes = {"one": formatted(1), "two": node(), "three": formatted(3)}
+    known = kafka_cluster(nodes, remembered(*THREE), THREE, CHOSEN, ["two"])
+    assert known["cluster_id"] == CLUSTER
+    assert known["brokers"]["two"] == {"node_id": 2, "log_id": "", "founder": False, "formatted": False}
+    assert "one: the log of this broker is absent" in refusal(
+        {**nodes, "one": node()}, remembered(*THREE), THREE, CHOSEN, ["two"]
+    )
 
 
 def test_a_host_with_another_name_is_the_same_broker() -> None:
@@ -135,7 +168,7 @@ def test_one_of_three_logs_that_is_absent_is_refused() -> None:
 
 def test_where_all_is_lost_a_restore_begins_another_cluster() -> None:
     nodes = {host: node(memory=log(number), started=True) for number, host in enumerate(THREE, 1)}
-    known = kafka_cluster(nodes, remembered(*THREE), THREE, CHOSEN, new_log=True)
+    known = kafka_cluster(nodes, remembered(*THREE), THREE, CHOSEN, new_logs=THREE)
     assert known["cluster_id"] != CLUSTER
     assert [broker["node_id"] for broker in known["brokers"].values()] == [1, 2, 3]
     assert all(broker["founder"] and not broker["formatted"] for broker in known["brokers"].values())
@@ -144,14 +177,14 @@ def test_where_all_is_lost_a_restore_begins_another_cluster() -> None:
         host: node(log(broker["node_id"], known["cluster_id"], broker["log_id"]))
         for host, broker in known["brokers"].items()
     }
-    done = kafka_cluster(again, known, THREE, CHOSEN, new_log=True)
+    done = kafka_cluster(again, known, THREE, CHOSEN, new_logs=THREE)
     assert done["cluster_id"] == known["cluster_id"]
     assert all(broker["formatted"] for broker in done["brokers"].values())
 
 
 def test_a_restore_keeps_the_logs_that_are_there() -> None:
     nodes = {"one": formatted(1), "two": node(started=True), "three": formatted(3)}
-    known = kafka_cluster(nodes, remembered(*THREE), THREE, CHOSEN, new_log=True)
+    known = kafka_cluster(nodes, remembered(*THREE), THREE, CHOSEN, new_logs=THREE)
     assert known["cluster_id"] == CLUSTER
     assert known["brokers"]["two"] == {"node_id": 2, "log_id": "", "founder": False, "formatted": False}
     assert known["brokers"]["one"]["formatted"]

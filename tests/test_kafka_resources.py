@@ -157,8 +157,9 @@ class FakeAdmin:
         return {named: ended([]) for named in filters}
 
 
+TOPIC_SETTINGS = {"config": {"retention.ms": -1}, "initial_config": {"min.insync.replicas": 2}}
 LISTED: dict[str, Any] = {
-    "topics": [{"name": "t", "partitions": 3, "replication_factor": 1, "config": {"retention.ms": -1}}],
+    "topics": [{"name": "t", "partitions": 3, "replication_factor": 1, **TOPIC_SETTINGS}],
     "passwords": {"p": "right"},
     "absent_users": ["old"],
     "rules": [{"principal": "p", "resource": "topic", "name": "t", "operations": ["read"]}],
@@ -199,7 +200,7 @@ def outdate(cluster: FakeCluster) -> None:
 def test_everything_that_is_missing_is_created_once(cluster: FakeCluster, converge: Converge) -> None:
     assert converge()["changed"]
     assert cluster.topics == {"t": 3}
-    assert cluster.settings == {"t": {"retention.ms": "-1"}}
+    assert cluster.settings == {"t": {"retention.ms": "-1", "min.insync.replicas": "2"}}
     assert cluster.passwords["p"] == "right"
     assert cluster.rules_of("p") == {"p allow read on topic t (literal) from *"}
     assert not converge()["changed"]

@@ -24,6 +24,9 @@ PLAY = {
     "any_errors_fatal": True,
     "vars": {
         "kafka_ready_seconds": 30,
+        "kafka_cluster_known": {
+            "brokers": {host: {"node_id": number} for number, host in enumerate(HOSTS, start=1)}
+        },
     },
     "roles": ["kafka"],
 }
@@ -35,13 +38,22 @@ COMPARE = {
         }
     },
 }
+NOTE = "Note which brokers run with something else"
+ASK = "Ask which broker is the active controller"
 RESTART = "Restart one broker after the other, if it runs with something else"
 
 
 def restarted(folder: Path, broken: str) -> tuple[list[str], str]:
-    """Run the play; returns the brokers that were restarted, in their order, and what it printed."""
+    """Run the play; returns the brokers that were restarted with the gates before, and what it printed."""
     role = folder / "roles/kafka"
     (role / "tasks").mkdir(parents=True)
+    gate = {
+        "ansible.builtin.shell": f"echo gate {{{{ kafka_gate_without | join(' ') }}}} >> {folder}/restarted",
+        "run_once": True,
+    }
+    # The second of them is the active controller.
+    known = {"ansible.builtin.set_fact": {"kafka_gate": {"controller": 3}}}
+    (role / "tasks/gate.yml").write_text(yaml.safe_dump([gate, known]))
     host = "{{ kafka_restarted }}"
     command = (
         f"ansible.builtin.shell:\n        cmd: echo {host} >> {folder}/restarted; [ {host} != '{broken}' ]\n"
@@ -50,21 +62,30 @@ def restarted(folder: Path, broken: str) -> tuple[list[str], str]:
     assert count == 1
     (role / "tasks/restart.yml").write_text(text)
     service = yaml.safe_load((ROLE / "tasks/service.yml").read_text())
-    (task,) = (task for task in tasks(service) if task["name"] == RESTART)
-    (role / "tasks/main.yml").write_text(yaml.safe_dump([COMPARE, task]))
+    note, ask, task = (task for task in tasks(service) if task["name"] in (NOTE, ASK, RESTART))
+    (role / "tasks/main.yml").write_text(yaml.safe_dump([COMPARE, note, ask, task]))
     (folder / "play.yml").write_text(yaml.safe_dump([PLAY]))
     (folder / "ansible.cfg").touch()
-    arguments = (f"--inventory={','.join(HOSTS)},", *playbooks.LOCAL, "play.yml")
+    (folder / "hosts").write_text("\n".join(["[kafka]", *HOSTS]))
+    arguments = ("--inventory=hosts", *playbooks.LOCAL, "play.yml")
     done = playbooks.run(*arguments, folder=folder, ANSIBLE_CONFIG=str(folder / "ansible.cfg"))
     assert (done.returncode != 0) is bool(broken), done.stdout
-    return (folder / "restarted").read_text().split(), " ".join(done.stdout.split())
+    return (folder / "restarted").read_text().splitlines(), " ".join(done.stdout.split())
 
 
-def test_brokers_restart_one_after_the_other(tmp_path: Path) -> None:
-    assert restarted(tmp_path, "")[0] == ["one", "two", "three"]
+def test_brokers_restart_one_after_the_other_and_the_active_controller_last(tmp_path: Path) -> None:
+    assert restarted(tmp_path, "")[0] == [
+        "gate",
+        "gate one",
+        "one",
+        "gate three",
+        "three",
+        "gate two",
+        "two",
+    ]
 
 
 def test_one_that_does_not_come_back_keeps_the_others_from_restarting(tmp_path: Path) -> None:
-    brokers, said = restarted(tmp_path, "two")
-    assert brokers == ["one", "two"]
-    assert "fatal: [same -> two]: FAILED!" in said
+    brokers, said = restarted(tmp_path, "three")
+    assert brokers == ["gate", "gate one", "one", "gate three", "three"]
+    assert "fatal: [same -> three]: FAILED!" in said

@@ -58,12 +58,11 @@ def test_every_broker_has_its_own_number_and_address(texts: Texts) -> None:
         assert f"listeners=BROKER://{address}:9092,CONTROLLER://{address}:9093\n" in text
 
 
-def test_brokers_keep_three_copies_and_know_all_controllers(texts: Texts) -> None:
-    text = texts[KAFKA[0]]["kafka/server.properties.j2"]
+def test_new_broker_asks_all_controllers_and_an_old_one_those_that_it_always_asked(texts: Texts) -> None:
+    old, new, _ = (texts[host]["kafka/server.properties.j2"] for host in KAFKA)
     controllers = ",".join(f"{address}:9093" for address in addresses(KAFKA))
-    assert f"controller.quorum.bootstrap.servers={controllers}\n" in text
-    assert "default.replication.factor=3\n" in text
-    assert "min.insync.replicas=2\n" in text
+    assert f"controller.quorum.bootstrap.servers={controllers}\n" in new
+    assert "controller.quorum.bootstrap.servers=192.0.2.11:9093,192.0.2.99:9093\n" in old
 
 
 def test_each_broker_gets_its_own_key(texts: Texts) -> None:
@@ -96,20 +95,13 @@ def test_firewall_opens_what_the_groups_of_a_node_offer(texts: Texts) -> None:
     assert "9092" not in front
 
 
-def test_processes_know_all_brokers_and_speak_to_their_peers_alone(texts: Texts) -> None:
+def test_processes_know_all_brokers_and_speak_to_the_networks_of_the_nodes_alone(texts: Texts) -> None:
     brokers = ",".join(f"{address}:9092" for address in addresses(KAFKA))
     for unit in ("timestamp-command", "timestamp-consumer"):
         assert f"KAFKA_BROKER={brokers}\n" in texts[WEB[0]][f"{unit}/process.env.j2"]
-    for unit, peers in (
-        ("timestamp-command", KAFKA),
-        ("timestamp-consumer", KAFKA),
-        ("timestamp-query", KAFKA[:1]),
-    ):
-        allowed = re.search(
-            r"^IPAddressAllow=(.*)$", texts[WEB[0]][f"{unit}/process.service.j2"], re.MULTILINE
-        )
-        assert allowed
-        assert allowed[1].split() == ["localhost", *addresses(peers)]
+    units = [texts[WEB[0]][f"{unit}/process.service.j2"] for unit in ("timestamp-command", "timestamp-query")]
+    for unit in (*units, texts[KAFKA[0]]["kafka.service.j2"]):
+        assert re.findall(r"^IPAddressAllow=(.*)$", unit, re.MULTILINE) == ["localhost 192.0.2.0/24"]
 
 
 def test_consumers_of_two_nodes_are_two_members(texts: Texts) -> None:

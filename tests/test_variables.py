@@ -67,6 +67,7 @@ NGINX = "nginx/nginx.conf.j2"
 LOCAL_NODE = "local_node/tasks/main.yml"
 KAFKA_SETTINGS = "kafka/server.properties.j2"
 KAFKA_SERVICE = "kafka/tasks/service.yml"
+KAFKA_SPREAD = "kafka/tasks/spread.yml"
 
 VARIABLES: dict[str, Variable] = {
     "base_packages": Variable(["other-package"], {"base/tasks/install.yml": "- {}"}),
@@ -128,11 +129,13 @@ VARIABLES: dict[str, Variable] = {
     "kafka_heap_mb": Variable(611, {"kafka/kafka.service.j2": "-Xms{0}m -Xmx{0}m"}),
     "kafka_memory_max_mb": Variable(1733, {"kafka/kafka.service.j2": "MemoryMax={}M"}),
     "kafka_replication": Variable(
-        2, {KAFKA_SETTINGS: "default.replication.factor={}\n", KAFKA_SERVICE: "replication_factor: {}\n"}
+        2, {KAFKA_SPREAD: "replicas: {}\n", KAFKA_SERVICE: "replication_factor: {}\n"}
     ),
     "kafka_min_insync_replicas": Variable(
-        1, {KAFKA_SETTINGS: "\nmin.insync.replicas={}\n", KAFKA_SERVICE: "min.insync.replicas: {}\n"}
+        1, {KAFKA_SPREAD: "minimum: {}\n", KAFKA_SERVICE: "min.insync.replicas: {}\n"}
     ),
+    "kafka_move_seconds": Variable(1789, {KAFKA_SPREAD: "move_seconds: {}\n"}),
+    "kafka_outage_accepted": Variable(True, {"kafka/tasks/gate.yml": "without: []\n"}),
     "kafka_flush_messages": Variable(71, {KAFKA_SERVICE: "flush.messages: {}"}),
     "kafka_delete_topics": Variable(True, {KAFKA_SETTINGS: "delete.topic.enable={}"}),
     "kafka_record_bytes_max": Variable(1048111, {KAFKA_SERVICE: "max.message.bytes: {}"}),
@@ -142,6 +145,8 @@ VARIABLES: dict[str, Variable] = {
         1037,
         {
             KAFKA_SERVICE: "ready_seconds: {}",
+            "kafka/tasks/gate.yml": "ready_seconds: {}",
+            KAFKA_SPREAD: "ready_seconds: {}",
             "kafka/tasks/credential.yml": "ready_seconds: {}",
             "kafka/tasks/restart.yml": "timeout: {}",
         },

@@ -37,22 +37,25 @@ def kafka_cluster(
     remembered: Mapping[str, Any] | None,
     group: Sequence[str],
     chosen: Mapping[str, Any],
-    new_log: bool = False,
+    new_logs: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the cluster: its id, what was `chosen` for good, and its brokers, by host.
 
     `nodes`: what each host of this run has, as texts ("" where there is no such file): `log` is the
     meta.properties of its log, `memory` what it noted when that was formatted; `started`: whether Kafka was
     ever enabled there. `remembered`: what the inventory has noted, as this returns it. `group`: all brokers.
-    `new_log`: a log that is absent is given up for a new one. A broker that is not `formatted` is to be
-    formatted; the `founder`s of the quorum form it together, all others join it. Raises AnsibleFilterError
-    that names each contradiction and its remedy.
+    `new_logs`: hosts whose log, if it is absent, is given up for a new one. A broker that is not `formatted`
+    is to be formatted; the `founder`s of the quorum form it together, all others join it. One that was
+    `removed` is noted for its number, which no other gets. Raises AnsibleFilterError that names each
+    contradiction and its remedy.
     """
     known: dict[str, Any] = {"cluster_id": "", **chosen, **(remembered or {})}
-    brokers: dict[str, dict[str, Any]] = {
+    noted: dict[str, dict[str, Any]] = known.get("brokers", {})
+    removed = {host: broker for host, broker in noted.items() if broker.get("removed")}
+    brokers = {
         host: dict(broker)
-        for host, broker in known.get("brokers", {}).items()
-        if broker["formatted"] or host in group
+        for host, broker in noted.items()
+        if host not in removed and (broker["formatted"] or host in group)
     }
     logs = {host: properties(node["log"]) for host, node in nodes.items()}
     problems = [
@@ -82,7 +85,7 @@ def kafka_cluster(
             number = broker.get("node_id") or memory.get("node.id")
             if number is not None:
                 brokers[host] = {**broker, "node_id": int(number)}
-            if not new_log:
+            if host not in new_logs:
                 cluster = known["cluster_id"] or memory.get("cluster.id")
                 problems.append(
                     f"{host}: the log of this broker is absent from its folder"
@@ -102,6 +105,12 @@ def kafka_cluster(
             f"{', '.join([*new, *lost])} is not formatted yet, and that takes all hosts of the group kafka:"
             f" run without --limit, with every one of them reachable ({', '.join(missing)} is missing)."
         )
+    gone = [host for host, broker in brokers.items() if host not in group and broker["formatted"]]
+    if gone:
+        problems.append(
+            f"{', '.join(gone)} is a broker of this cluster and not in the group kafka any more. Put it back;"
+            " if it is to go for good, playbooks/remove.yml takes it out of the cluster first."
+        )
     problems += _same_numbers(brokers)
     if problems:
         raise AnsibleFilterError(" ".join(problems))
@@ -112,7 +121,8 @@ def kafka_cluster(
     for host in [*lost, *new]:
         number = (
             brokers.get(host, {}).get("node_id")
-            or max((broker.get("node_id", 0) for broker in brokers.values()), default=0) + 1
+            or max((broker.get("node_id", 0) for broker in [*removed.values(), *brokers.values()]), default=0)
+            + 1
         )
         brokers[host] = {
             "node_id": number,
@@ -121,7 +131,11 @@ def kafka_cluster(
             "formatted": False,
         }
     known["cluster_id"] = known["cluster_id"] or new_id()
-    return {"cluster_id": known["cluster_id"], **{name: known[name] for name in chosen}, "brokers": brokers}
+    return {
+        "cluster_id": known["cluster_id"],
+        **{name: known[name] for name in chosen},
+        "brokers": {**{host: broker for host, broker in removed.items() if host not in brokers}, **brokers},
+    }
 
 
 def _noted(broker: Mapping[str, Any], cluster_id: str) -> dict[str, str]:

@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
-try:
-    library: Any = importlib.import_module("confluent_kafka")
-    kafka: Any = importlib.import_module("confluent_kafka.admin")
-except ImportError:
-    library = kafka = None
+from ansible.module_utils.kafka_client import (
+    ACCESS,
+    OTHER,
+    REQUEST_SECONDS,
+    USUAL,
+    Cluster,
+    ClusterError,
+    alter_settings,
+    connect,
+    is_refused,
+    kafka,
+    library,
+    topic_resource,
+)
 
 DOCUMENTATION = r"""
 module: kafka_resources
@@ -64,6 +70,10 @@ options:
         required: true
       config:
         description: Settings of the topic. Others stay as they are.
+        type: dict
+        default: {}
+      initial_config:
+        description: Further settings, which it has when it is made; what it has later stays.
         type: dict
         default: {}
   passwords:
@@ -144,13 +154,7 @@ changes:
 """
 
 ITERATIONS = 8192
-REQUEST_SECONDS = 15.0
 LOGIN_SECONDS = 10.0
-USUAL, OTHER = "SCRAM-SHA-512", "SCRAM-SHA-256"
-
-
-class ClusterError(Exception):
-    """The cluster is not as it must be and cannot be brought there; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -163,66 +167,6 @@ class Change:
     def __str__(self) -> str:
         """Both sides in one line."""
         return " -> ".join(filter(None, (self.before, self.after)))
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """How to reach the cluster, before it is known as whom."""
-
-    bootstrap_servers: str
-    ca_file: str
-
-    def client(self, username: str, password: str, mechanism: str, errors: list[Any]) -> Any:
-        """An AdminClient that logs in as a user and appends what librdkafka reports to `errors`."""
-        return kafka.AdminClient(
-            {
-                "bootstrap.servers": self.bootstrap_servers,
-                "security.protocol": "SASL_SSL",
-                "ssl.ca.location": self.ca_file,
-                "sasl.mechanism": mechanism,
-                "sasl.username": username,
-                "sasl.password": password,
-                "error_cb": errors.append,
-                # Errors come by error_cb; the log would only repeat them on standard error.
-                "log_level": 0,
-                "reconnect.backoff.max.ms": 500,
-                "socket.timeout.ms": 10000,
-            }
-        )
-
-
-def is_refused(errors: Iterable[Any]) -> bool:
-    """Whether one of librdkafka's errors says that the password is wrong."""
-    return any(error.code() == library.KafkaError._AUTHENTICATION for error in errors)
-
-
-def connect(cluster: Cluster, username: str, password: str, ready_seconds: float) -> Any:
-    """A client of a cluster that answers. Raises ClusterError when it does not in time."""
-    errors: list[Any] = []
-    mechanisms = [USUAL, OTHER]
-    client = cluster.client(username, password, mechanisms.pop(0), errors)
-    end = time.monotonic() + ready_seconds
-    while True:
-        try:
-            client.list_topics(timeout=2)
-            return client
-        except library.KafkaException as error:
-            client.poll(0)
-            last = errors[-1] if errors else error.args[0]
-        if is_refused(errors) and mechanisms:
-            # A change of this password was broken off.
-            errors.clear()
-            client = cluster.client(username, password, mechanisms.pop(0), errors)
-            continue
-        if is_refused(errors):
-            raise ClusterError(
-                f"{cluster.bootstrap_servers} refuses the password of {username}: {last.str()}"
-            )
-        if time.monotonic() > end:
-            raise ClusterError(
-                f"{cluster.bootstrap_servers} did not answer within {ready_seconds:g} s: {last.str()}"
-            )
-        time.sleep(0.2)
 
 
 def can_log_in(cluster: Cluster, username: str, password: str, mechanism: str) -> bool:
@@ -287,11 +231,6 @@ def as_setting(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def topic_resource(topic: dict[str, Any]) -> Any:
-    """The topic as that whose settings are asked for or changed."""
-    return kafka.ConfigResource(kafka.ResourceType.TOPIC, topic["name"])
-
-
 def create_topics(client: Any, topics: list[dict[str, Any]]) -> None:
     """Make topics with their settings. Raises KafkaException when one cannot be made."""
     new = [
@@ -299,21 +238,13 @@ def create_topics(client: Any, topics: list[dict[str, Any]]) -> None:
             topic["name"],
             num_partitions=topic["partitions"],
             replication_factor=topic["replication_factor"],
-            config={key: as_setting(value) for key, value in topic["config"].items()},
+            config={
+                key: as_setting(value) for key, value in (topic["initial_config"] | topic["config"]).items()
+            },
         )
         for topic in topics
     ]
     for future in client.create_topics(new, request_timeout=REQUEST_SECONDS).values():
-        future.result()
-
-
-def alter_topic(client: Any, topic: dict[str, Any], settings: dict[str, str]) -> None:
-    """Change these settings of a topic and no other. Raises KafkaException when one is refused."""
-    resource = topic_resource(topic)
-    for key, value in settings.items():
-        entry = kafka.ConfigEntry(key, value, incremental_operation=kafka.AlterConfigOpType.SET)
-        resource.add_incremental_config(entry)
-    for future in client.incremental_alter_configs([resource], request_timeout=REQUEST_SECONDS).values():
         future.result()
 
 
@@ -344,14 +275,14 @@ def converge_topics(client: Any, topics: list[dict[str, Any]], check_mode: bool)
     ]
     if missing and not check_mode:
         create_topics(client, missing)
-    resources = [topic_resource(topic) for topic in there]
+    resources = [topic_resource(topic["name"]) for topic in there]
     described = client.describe_configs(resources, request_timeout=REQUEST_SECONDS) if resources else {}
     for topic, resource in zip(there, resources, strict=True):
         current = {key: entry.value for key, entry in described[resource].result().items()}
         wanted = {key: as_setting(value) for key, value in topic["config"].items()}
         settings = {key: value for key, value in wanted.items() if current.get(key) != value}
         if settings and not check_mode:
-            alter_topic(client, topic, settings)
+            alter_settings(client, topic_resource(topic["name"]), settings)
         changes += [
             Change(
                 f"topic {topic['name']}, {key}={current.get(key)}", f"topic {topic['name']}, {key}={value}"
@@ -456,10 +387,7 @@ def main() -> None:
     text = {"type": "str", "required": True}
     module = AnsibleModule(
         argument_spec={
-            "bootstrap_servers": text,
-            "ca_file": {"type": "path", "required": True},
-            "username": text,
-            "password": {"type": "str", "required": True, "no_log": True},
+            **ACCESS,
             "topics": {
                 "type": "list",
                 "elements": "dict",
@@ -469,6 +397,7 @@ def main() -> None:
                     "partitions": {"type": "int", "required": True},
                     "replication_factor": {"type": "int", "required": True},
                     "config": {"type": "dict", "default": {}},
+                    "initial_config": {"type": "dict", "default": {}},
                 },
             },
             "passwords": {"type": "dict", "default": {}, "no_log": True},
@@ -496,7 +425,6 @@ def main() -> None:
                     },
                 },
             },
-            "ready_seconds": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
     )
