@@ -54,7 +54,7 @@ NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback upgrade rotate renew-authority reboot remove replace move-database rebuild backup restore
 .PHONY: lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell unit-app unit-deployment
-.PHONY: test test-fast test-all lint unit mutation integration molecule test-side-effects test-faults audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
+.PHONY: test test-fast test-all lint unit mutation integration molecule test-side-effects test-faults test-cluster audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Create the two nodes, set them up and record one timestamp; run it again to apply changes
@@ -136,7 +136,7 @@ test-fast: setup ## The checks that need no servers
 
 test-all: setup ## All of `make test`, all slow cases, faults and virtual machines (hours)
 	@$(STAGES) lint unit molecule 'vagrant-test PROVIDER=lxc SUITE=bookworm' integration 'bench-app BENCH=--quick' test-docs \
-	    test-side-effects test-faults 'vagrant-test PROVIDER=libvirt'
+	    test-side-effects test-faults test-cluster 'vagrant-test PROVIDER=libvirt'
 
 # Each part prints its seconds; as many run at a time as there are processors.
 PARTS = @$(MAKE) --no-print-directory --jobs=$$(nproc) --keep-going --output-sync=target
@@ -205,6 +205,10 @@ test-side-effects: setup ## Reboot, break and repair two fresh nodes, with the s
 test-faults: setup ## Faults, rebuilds, deployments and backups under load, on two fresh nodes (TESTS='-k reboot': a part)
 	trap 'molecule destroy --scenario-name faults' EXIT; molecule converge --scenario-name faults; \
 	    TIMESTAMP_INVENTORY=molecule/faults/inventory pytest molecule/faults $(TESTS)
+
+test-cluster: setup ## A cluster of Kafka that grows, fails in every way and shrinks, on six fresh nodes
+	trap 'molecule destroy --scenario-name cluster' EXIT; molecule converge --scenario-name cluster; \
+	    TIMESTAMP_INVENTORY=molecule/cluster/inventory/small.yml pytest molecule/faults/test_cluster.py $(TESTS)
 
 audit: ## Audit the running nodes by lynis and testssl.sh; a finding that is not fixed must be waived with a reason
 	@bash scripts/setup.sh up audit; $(CLI)

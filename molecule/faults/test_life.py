@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import report
 import yaml
-from disturbed import ask, break_play_off, failures, run, until
+from disturbed import ask, break_play_off, run
 from faults import BEHIND, GONE, PROXY, UNAVAILABLE
-from ledgers import Pair, recording
 from nodes import QUERY, Nodes, main_process, output
+from planned import recorded
 from report import Seen
 
-from cli.inventory import PROJECT, Host, read_service
+from cli.inventory import PROJECT, Host
 
-RATE = 200.0
-AROUND_SECONDS = 3.0
-HEALTHY_SECONDS = 120.0
 STEP_SECONDS = 180.0
-NONE: frozenset[str] = frozenset()
 # What the ledger calls a kept connection that nginx ends just as a request is sent on it.
 KEPT_MOST = 3
 UPDATED = {
@@ -48,50 +41,6 @@ WITHOUT_A_RESTART = ("kafka_command", "kafka_consumer", "database_query", "datab
 def seen() -> list[Seen]:
     """Give the lines of the report so far."""
     return []
-
-
-class Recorded:
-    """The ledgers of one piece of work."""
-
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
-        self.seconds = 0.0
-
-    def errors(self, method: str) -> dict[str, int]:
-        """Return how often each kind of error was seen by a method, of both ledgers."""
-        found: dict[str, int] = {}
-        for summary in self.pair.summaries:
-            for kind, count in summary[method]["errors"].items():
-                found[kind] = found.get(kind, 0) + count
-        return found
-
-    def check(self, *, post: frozenset[str] = NONE, get: frozenset[str] = NONE) -> None:
-        """Check that the clients saw no other errors than these."""
-        assert set(self.errors("post")) <= post, self.errors("post")
-        assert set(self.errors("get")) <= get, self.errors("get")
-
-
-@contextmanager
-def recorded(nodes: Nodes, name: str, folder: Path, seen: list[Seen]) -> Iterator[Recorded]:
-    """Record and read while some work is done; nothing that was acknowledged may be lost by it."""
-    assert until(lambda: not failures(nodes.service), HEALTHY_SECONDS), failures(nodes.service)
-    folder.mkdir(exist_ok=True)
-    with recording(nodes.service, folder, RATE, AROUND_SECONDS) as pair:
-        held = Recorded(pair)
-        begun = time.monotonic()
-        yield held
-        held.seconds = time.monotonic() - begun
-        # Its units may have other names by now.
-        after = read_service(nodes.inventory)
-        assert until(lambda: not failures(after), HEALTHY_SECONDS), failures(after)
-    counts = pair.check()
-    names = name, f"{name}, without keys"
-    seen += [Seen(one, held.seconds, *rest) for one, *rest in zip(names, pair.summaries, counts, strict=True)]
-    report.write(seen, report.PLANNED)
-    for summary in pair.summaries:
-        assert summary["acknowledged"] > RATE * AROUND_SECONDS / 4
-        assert summary["get"]["succeeded"] > 0
-        assert summary["post"]["without_retry_after"] == summary["get"]["without_retry_after"] == 0
 
 
 def outdate(node: Host, packages: str) -> list[str]:
