@@ -1,6 +1,6 @@
 """A cluster that grows from two nodes, loses brokers in every way, and shrinks again. The ledgers judge.
 
-The tests run in their order, each on what the one before has left, from molecule/cluster/inventory/small.yml on.
+The tests run in their order, each on what the one before has left; the first begins with small.yml.
 """
 
 from __future__ import annotations
