@@ -28,7 +28,8 @@ preload_app = True
 # A worker reports progress twice in this time: three times in the time that the watchdog waits.
 _watchdog_seconds = systemd.from_environment(os.environ).watchdog_seconds or 30
 timeout = max(2, int(min(_watchdog_seconds, 30) * 2 / 3))
-graceful_timeout = 30
+# Longer than the last requests may take, and then what is still on its way to Kafka. systemd waits longer.
+graceful_timeout = 40
 
 # Longer than nginx keeps its connections: the side that sends requests shall close them.
 keepalive = 90

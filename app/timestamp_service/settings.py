@@ -58,6 +58,8 @@ class Kafka:
             "socket.connection.setup.timeout.ms": 5_000,
             "reconnect.backoff.ms": 100,
             "reconnect.backoff.max.ms": 2_000,
+            # A broker that hangs keeps its connections: that another has taken over is learned by asking.
+            "topic.metadata.refresh.interval.ms": 1_000,
             # A single message does not wait for the acknowledgement of earlier packets.
             "socket.nagle.disable": True,
             # The library logs emergencies only, through our logger: what matters arrives as an error as well.
@@ -91,6 +93,8 @@ class Command:
     topic: str
     partitions: int
     acknowledge_seconds: float
+    # In place of it while a cluster fails over.
+    failover_seconds: float
     in_flight_max: int
 
 
@@ -152,12 +156,14 @@ class Backup:
 
 def read_command(environment: Environment) -> Command:
     """Read the settings of the command API. Raises SettingError."""
+    acknowledge_seconds = _number(environment, "KAFKA_ACKNOWLEDGE_SECONDS", 5, 1, 300)
     return Command(
         server=read_server(environment),
         kafka=_kafka(environment),
         topic=_topic(environment, "KAFKA_PUBLISH_TOPIC"),
         partitions=_partitions(environment),
-        acknowledge_seconds=_number(environment, "KAFKA_ACKNOWLEDGE_SECONDS", 5, 1, 300),
+        acknowledge_seconds=acknowledge_seconds,
+        failover_seconds=max(acknowledge_seconds, _number(environment, "KAFKA_FAILOVER_SECONDS", 15, 1, 300)),
         in_flight_max=_integer(environment, "KAFKA_IN_FLIGHT_MAX", 10_000, 1, 1_000_000),
     )
 

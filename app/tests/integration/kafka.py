@@ -1,4 +1,4 @@
-"""A Kafka broker (KRaft, one node) as a process on loopback."""
+"""A Kafka broker (KRaft), alone or one of a cluster, as a process on loopback."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from confluent_kafka import KafkaException, TopicPartition
@@ -16,18 +17,23 @@ from tests.integration.processes import Server, free_port, until
 
 _PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
+node.id={node}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+controller.quorum.voters={voters}
 log.dirs={folder}/data
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+# As much of the heap is taken at the start.
+log.cleaner.dedupe.buffer.size=4194304
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 """
@@ -47,20 +53,51 @@ def kafka_home() -> Path:
     return max(built, key=lambda path: [int(part) for part in path.name.split("-")[-1].split(".")])
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A cluster before it is made: its id, and the port and the controller's port of each broker."""
+
+    identifier: str
+    ports: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, brokers: int) -> "Plan":
+        """Plan a cluster of so many brokers, each of which is a controller too."""
+        # An id that begins with a dash would be taken for an option.
+        identifier = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        return cls(identifier, tuple((free_port(), free_port()) for _ in range(brokers)))
+
+
 class Kafka(Server):
     """A broker. Its data stay when it is stopped and started again."""
 
-    def __init__(self, folder: Path, jvm: Sequence[str] = _JVM) -> None:
+    def __init__(
+        self, folder: Path, jvm: Sequence[str] = _JVM, plan: Plan | None = None, node: int = 1
+    ) -> None:
+        """Start broker `node` (from 1) of `plan`: by default the only one."""
+        plan = plan or Plan.of(1)
         self.libraries = f"{kafka_home()}/libs/*"
-        self.port = free_port()
-        self.bootstrap = f"127.0.0.1:{self.port}"
+        self.node = node
+        self.folder = folder
+        self.port, controller_port = plan.ports[node - 1]
+        # Of all brokers: a client reaches those that are there.
+        self.bootstrap = ",".join(f"127.0.0.1:{port}" for port, _ in plan.ports)
+        self.replicas = len(plan.ports)
         properties = folder / "server.properties"
-        properties.write_text(_PROPERTIES.format(port=self.port, controller_port=free_port(), folder=folder))
-        # One that begins with a dash would be taken for an option.
-        cluster = urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+        properties.write_text(
+            _PROPERTIES.format(
+                node=node,
+                port=self.port,
+                controller_port=controller_port,
+                voters=",".join(f"{one}@127.0.0.1:{port}" for one, (_, port) in enumerate(plan.ports, 1)),
+                folder=folder,
+                replicas=self.replicas,
+                in_sync=max(self.replicas - 1, 1),
+            )
+        )
         storage_tool = ["java", "-Xmx64m", "-cp", self.libraries, "kafka.tools.StorageTool"]
         subprocess.run(
-            [*storage_tool, "format", "--cluster-id", cluster, "--config", str(properties)],
+            [*storage_tool, "format", "--cluster-id", plan.identifier, "--config", str(properties)],
             check=True,
             capture_output=True,
             timeout=60,
@@ -73,10 +110,11 @@ class Kafka(Server):
         """Tell whether it knows itself as a broker."""
         try:
             # A client of its own: one that met a closed port waits before it tries again.
-            metadata = self.admin().list_topics(timeout=1)
+            client = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0})
+            metadata = client.list_topics(timeout=1)
         except KafkaException:
             return False
-        return bool(metadata.brokers)
+        return self.node in metadata.brokers
 
     def admin(self) -> AdminClient:
         """Return an administrator's client."""
@@ -96,7 +134,7 @@ class Kafka(Server):
 
     def create_topic(self, name: str, partitions: int, config: Mapping[str, str]) -> None:
         """Make a topic; who leads its partitions comes a moment later."""
-        topic = NewTopic(name, partitions, 1, config=dict(config))
+        topic = NewTopic(name, partitions, self.replicas, config=dict(config))
         # What it has begun ends with it.
         admin = self.admin()
         for made in admin.create_topics([topic]).values():

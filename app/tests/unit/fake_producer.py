@@ -5,19 +5,27 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 
 class FakeProducer:
-    """Acknowledges what the test says, when it is polled. It knows the twelve partitions of a new topic."""
+    """Acknowledges what the test says, when it is polled. It knows the twelve partitions of a new topic.
 
-    def __init__(self, _config: dict[str, Any]) -> None:
+    Each has as many replicas as the test says; None: no broker answers.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.replicas: int | None = 1
         self.sent: list[tuple[str, int, Any]] = []
         self.due: list[tuple[Any, KafkaError | None]] = []
         self.polls = 0
 
     def list_topics(self, topic: str, timeout: float) -> Any:
-        partitions = {number: SimpleNamespace(id=number, leader=1) for number in range(12)}
+        if self.replicas is None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        replicas = list(range(self.replicas))
+        partitions = {number: SimpleNamespace(id=number, leader=1, replicas=replicas) for number in range(12)}
         return SimpleNamespace(topics={topic: SimpleNamespace(error=None, partitions=partitions)})
 
     def produce(

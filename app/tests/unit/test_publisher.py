@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ CONFIG = settings.read_command(
         "KAFKA_BROKER": "127.0.0.1:1",
         "KAFKA_PUBLISH_TOPIC": "t",
         "KAFKA_ACKNOWLEDGE_SECONDS": "1",
+        "KAFKA_FAILOVER_SECONDS": "2",
         "KAFKA_IN_FLIGHT_MAX": "5000",
     }
 )
@@ -106,6 +109,81 @@ def test_a_message_is_failed_by_our_own_clock(monkeypatch: pytest.MonkeyPatch) -
         fake.acknowledge("a")
         await until(lambda: made.in_flight == 0)
         assert outcomes == [False]
+
+    run(monkeypatch, scenario)
+
+
+def statistics(*states: str) -> str:
+    """What the library reports of brokers in these states."""
+    brokers = {str(one): {"nodeid": one, "state": state} for one, state in enumerate(states)}
+    return json.dumps({"brokers": brokers})
+
+
+@pytest.mark.parametrize(
+    ("replicas", "states", "waits"),
+    [(3, ("UP", "DOWN", "INIT"), True), (3, ("DOWN", "CONNECT", "INIT"), False), (1, ("UP",), False)],
+)
+def test_a_message_waits_longer_while_a_cluster_may_fail_over(
+    monkeypatch: pytest.MonkeyPatch, replicas: int, states: tuple[str, ...], waits: bool
+) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        fake.replicas = replicas
+        assert await made.check() is None
+        fake.config["stats_cb"](statistics(*states))
+        before = time.monotonic()
+        published = made.publish("a", b"", [], by_key=True)
+        with pytest.raises(NotPublishedError):
+            await published
+        waited = time.monotonic() - before
+        assert waited >= 1
+        assert (waited >= 2) == waits
+
+    run(monkeypatch, scenario)
+
+
+def test_in_a_long_outage_a_message_waits_no_longer_than_without_a_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        fake.replicas = 3
+        assert await made.check() is None
+        with pytest.raises(NotPublishedError):
+            await made.publish("first", b"", [], by_key=True)
+        # Brokers without a quorum answer.
+        assert await made.check() == "kafka"
+        before = time.monotonic()
+        with pytest.raises(NotPublishedError):
+            await made.publish("second", b"", [], by_key=True)
+        assert 1 <= time.monotonic() - before < 2
+        third = made.publish("third", b"", [], by_key=True)
+        fake.acknowledge("third")
+        await third
+        assert await made.check() is None
+
+    run(monkeypatch, scenario)
+
+
+def test_a_broker_of_several_that_does_not_answer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        fake.replicas = 3
+        assert await made.check() is None
+        fake.replicas = None
+        assert await made.check() is None
+        fake.config["stats_cb"](statistics("DOWN", "DOWN"))
+        assert await made.check() == "kafka"
+
+    run(monkeypatch, scenario)
+
+
+def test_statistics_are_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come for ever, whether or not anything is acknowledged."""
+    monkeypatch.setattr(publisher, "_STUCK_SECONDS", 0)
+
+    async def scenario(made: Publisher, fake: FakeProducer) -> None:
+        monkeypatch.setattr(fake, "poll", lambda _seconds: 1)
+        made.send("a", b"", [], lambda _acknowledged: None)
+        await until(lambda: not made.progressing())
+        monkeypatch.undo()
 
     run(monkeypatch, scenario)
 
@@ -234,7 +312,7 @@ def test_what_has_ended_does_not_pile_up_behind_what_has_not() -> None:
         pass
 
     async def scenario() -> None:
-        deadlines = Deadlines(asyncio.get_running_loop(), 60, lambda: None)
+        deadlines = Deadlines(asyncio.get_running_loop(), lambda: 60, lambda: None)
         deadlines.expect(DeliveryCallback(lambda _acknowledged: None))
         for _ in range(20_000):
             request = Request()
@@ -294,7 +372,7 @@ def test_another_number_of_partitions_ends_the_service(
         return len(codes) == 1
 
     def metadata(_topic: str, timeout: float) -> Any:
-        known = {one: SimpleNamespace(id=one, leader=1) for one in range(number)}
+        known = {one: SimpleNamespace(id=one, leader=1, replicas=[1]) for one in range(number)}
         return SimpleNamespace(topics={"t": SimpleNamespace(error=None, partitions=known)})
 
     monkeypatch.setattr(publisher, "Producer", FakeProducer)
@@ -331,7 +409,7 @@ def test_what_is_on_its_way_beyond_the_end_is_logged(monkeypatch: pytest.MonkeyP
 
     async def scenario(made: Publisher, fake: FakeProducer) -> None:
         made.send("a", b"", [], lambda _acknowledged: None)
-        monkeypatch.setattr(fake, "flush", lambda seconds: 1 if seconds == 1 else 0)
+        monkeypatch.setattr(fake, "flush", lambda seconds: 1 if seconds == 2 else 0)
 
     run(monkeypatch, scenario, lines.append)
     assert b'"not_flushed"' in lines[-1]

@@ -30,11 +30,16 @@ def test_command() -> None:
 
     assert (read.server.port, read.server.workers, read.server.log_level) == (7080, 2, 30)
     assert read.topic == "topic.v1"
-    assert read.acknowledge_seconds == 5
+    assert (read.acknowledge_seconds, read.failover_seconds) == (5, 15)
     client = read.kafka.client()
     assert client["bootstrap.servers"] == "10.0.0.1:9092"
     assert client["sasl.mechanism"] == "SCRAM-SHA-512"
     assert (client["sasl.username"], client["sasl.password"]) == ("me", "secret-of-kafka")
+
+
+def test_a_failover_is_waited_for_no_less_than_one_broker() -> None:
+    read = settings.read_command({**COMMAND, "KAFKA_ACKNOWLEDGE_SECONDS": "20"})
+    assert (read.acknowledge_seconds, read.failover_seconds) == (20, 20)
 
 
 def test_consumer() -> None:
@@ -120,6 +125,7 @@ def test_a_missing_setting_is_named(read: Read, good: dict[str, str], name: str)
         (settings.read_command, COMMAND, "KAFKA_SECURITY_PROTOCOL", "TLS"),
         (settings.read_command, COMMAND, "KAFKA_CA_FILE", "/nowhere/ca.crt"),
         (settings.read_command, COMMAND, "KAFKA_ACKNOWLEDGE_SECONDS", "soon"),
+        (settings.read_command, COMMAND, "KAFKA_FAILOVER_SECONDS", "0"),
         (settings.read_command, COMMAND, "KAFKA_PARTITIONS", "0"),
         (settings.read_consumer, CONSUMER, "KAFKA_PARTITIONS", "10001"),
         (settings.read_rebuild, CONSUMER, "KAFKA_PARTITIONS", "twelve"),
@@ -153,6 +159,7 @@ def test_brokers(broker: str) -> None:
         (settings.read_command, COMMAND, "SERVER_PORT", 1, 65_535),
         (settings.read_command, COMMAND, "WORKERS", 1, 256),
         (settings.read_command, COMMAND, "KAFKA_ACKNOWLEDGE_SECONDS", 1, 300),
+        (settings.read_command, COMMAND, "KAFKA_FAILOVER_SECONDS", 1, 300),
         (settings.read_command, COMMAND, "KAFKA_IN_FLIGHT_MAX", 1, 1_000_000),
         (settings.read_command, COMMAND, "KAFKA_PARTITIONS", 1, 10_000),
         (settings.read_consumer, CONSUMER, "CONSUMER_BATCH_MAX", 1, 100_000),

@@ -48,8 +48,16 @@ Acknowledgement = asyncio.Future[None] | DeliveryCallback
 class Deadlines:
     """Fails each acknowledgement that is late by our own clock."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, before: Callable[[], object]) -> None:
-        """Let each take `seconds`. `before` takes in those that have come, before any is failed."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seconds: Callable[[], float],
+        before: Callable[[], object],
+    ) -> None:
+        """Let each take as long as `seconds` returns by then.
+
+        `before` takes in those that have come, before any is failed.
+        """
         self._loop = loop
         self._seconds = seconds
         self._before = before
@@ -60,7 +68,7 @@ class Deadlines:
     def expect(self, acknowledgement: Acknowledgement) -> None:
         """Fail `acknowledgement` with NotPublishedError when it is late."""
         waiting = self._waiting
-        waiting.append((self._loop.time() + self._seconds, acknowledgement))
+        waiting.append((self._loop.time(), acknowledgement))
         if len(waiting) >= self._tidy_at:
             # Those that have ended stand behind one that has not: they are not to pile up.
             self._waiting = deque(entry for entry in waiting if not entry[1].done())
@@ -76,9 +84,9 @@ class Deadlines:
     def _sweep(self) -> None:
         # After a stall of ours, acknowledgements are here that nobody has looked at.
         self._before()
-        now = self._loop.time()
+        late = self._loop.time() - self._seconds()
         waiting = self._waiting
-        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
+        while waiting and (waiting[0][0] <= late or waiting[0][1].done()):
             _, acknowledgement = waiting.popleft()
             if not acknowledgement.done():
                 acknowledgement.set_exception(NotPublishedError())

@@ -7,6 +7,7 @@ of the loop comes a millisecond late, and with many in flight all of them would 
 """
 
 import asyncio
+import json
 import os
 import signal
 import traceback
@@ -22,7 +23,8 @@ from timestamp_service.command.acknowledgements import (
     DeliveryCallback,
     NotPublishedError,
 )
-from timestamp_service.kafka import partitions
+from timestamp_service.command.failover import Failover
+from timestamp_service.kafka import partitions, statistics
 from timestamp_service.kafka.errors import KafkaErrors
 from timestamp_service.kafka.partitions import PartitionsError
 from timestamp_service.runtime import ending, metrics
@@ -81,10 +83,11 @@ class Publisher:
         self._end_service = end_service
         self._topic = config.topic
         self._partitions_expected = config.partitions
-        self._acknowledge_seconds = config.acknowledge_seconds
+        self._failover_seconds = config.failover_seconds
+        self._failover = Failover(self._loop.time, config.acknowledge_seconds, config.failover_seconds)
         self._in_flight_max = config.in_flight_max
         self._partitions: list[int] = []
-        self._deadlines = Deadlines(self._loop, config.acknowledge_seconds, self._serve)
+        self._deadlines = Deadlines(self._loop, self._failover.seconds, self._serve)
         self._held: list[_Held] = []
         self._held_since = 0.0
         self._in_flight = 0
@@ -93,6 +96,8 @@ class Publisher:
         # Messages that came, ever, and by the last turn.
         self._taken = 0
         self._taken_before = 0
+        # Delivery reports, ever.
+        self._reported = 0
         # Since `measure` was called.
         self._produced = 0
         self._acknowledgement = HistogramBuffer(metrics.ACKNOWLEDGEMENT)
@@ -105,14 +110,16 @@ class Publisher:
                 "client.id": "timestamp-command",
                 "acks": "all",
                 "enable.idempotence": True,
-                "delivery.timeout.ms": int(config.acknowledge_seconds * 1000),
-                # The broker's own deadline for its replicas ends before ours.
-                "request.timeout.ms": int(config.acknowledge_seconds * 1000),
+                # The broker's own deadline for its replicas ends before ours; until then we stay connected.
+                "delivery.timeout.ms": int(config.failover_seconds * 1000),
+                "request.timeout.ms": int(config.failover_seconds * 1000),
+                "socket.timeout.ms": int(config.failover_seconds * 1000),
                 "partitioner": "murmur2_random",
                 "linger.ms": 0,
                 "retry.backoff.ms": 50,
                 "queue.buffering.max.messages": config.in_flight_max + BULK_MAX,
-                "topic.metadata.refresh.interval.ms": 30_000,
+                "statistics.interval.ms": 1_000,
+                "stats_cb": self._on_statistics,
                 "error_cb": self._on_error,
             }
         )
@@ -162,11 +169,7 @@ class Publisher:
         now = self._loop.time()
 
         def report(error: KafkaError | None, _message: Message) -> None:
-            self._in_flight -= 1
-            if error is None:
-                self._produced += 1
-            else:
-                metrics.FAILED.inc()
+            self._count(error)
             if acknowledged.done():
                 return
             if error is None:
@@ -206,12 +209,8 @@ class Publisher:
 
         def report(error: KafkaError | None, _message: Message) -> None:
             nonlocal left
-            self._in_flight -= 1
+            self._count(error)
             left -= 1
-            if error is None:
-                self._produced += 1
-            else:
-                metrics.FAILED.inc()
             if acknowledged.done():
                 return
             if error is not None:
@@ -275,6 +274,17 @@ class Publisher:
             self._poll_soon()
         self._in_flight += 1
         self._taken += 1
+        self._failover.sent()
+
+    def _count(self, error: KafkaError | None) -> None:
+        """Count a delivery report."""
+        self._in_flight -= 1
+        self._reported += 1
+        if error is None:
+            self._produced += 1
+            self._failover.acknowledged(self._in_flight)
+        else:
+            metrics.FAILED.inc()
 
     def _release(self) -> None:
         """Send what was held, to one partition: one batch costs us and the broker less than many."""
@@ -293,7 +303,7 @@ class Publisher:
                 self._in_flight -= 1
 
     async def check(self) -> str | None:
-        """Ask the brokers for the topic; return None when it is there, else "kafka"."""
+        """Ask the brokers for the topic; return None when it can be written, else "kafka"."""
         if self._failed:
             return "kafka"
         try:
@@ -301,7 +311,9 @@ class Publisher:
             metadata = await self._loop.run_in_executor(None, self._list_topic)
         except KafkaException as error:
             self._log.debug("kafka_does_not_answer", error=str(error))
-            return "kafka"
+            # A broker that hangs is asked until the others have taken over.
+            return None if self._failover.unanswered() else "kafka"
+        self._failover.answered()
         number = partitions.number(metadata, self._topic)
         if number is not None and not self._is_expected(number):
             return "kafka"
@@ -311,7 +323,9 @@ class Publisher:
             self._log.debug("topic_is_missing", topic=self._topic)
             return "kafka"
         self._partitions = led
-        return None
+        self._failover.replicated = any(len(partition.replicas) > 1 for partition in known)
+        # Brokers without a quorum still answer what they knew before.
+        return "kafka" if self._in_flight and self._failover.over() else None
 
     def _is_expected(self, number: int) -> bool:
         try:
@@ -328,7 +342,7 @@ class Publisher:
 
     def progressing(self) -> bool:
         """Return whether delivery reports come by the time when they are due."""
-        overdue = self._loop.time() - self._last_report - self._acknowledge_seconds
+        overdue = self._loop.time() - self._last_report - self._failover_seconds
         return self._in_flight == 0 or overdue < _STUCK_SECONDS
 
     async def close(self) -> None:
@@ -337,7 +351,7 @@ class Publisher:
         self._deadlines.close()
         if self._poll_handle is not None:
             self._poll_handle.cancel()
-        left = await self._loop.run_in_executor(None, self._producer.flush, self._acknowledge_seconds)
+        left = await self._loop.run_in_executor(None, self._producer.flush, self._failover_seconds)
         if left:
             self._log.error("not_flushed", messages=left)
 
@@ -358,7 +372,7 @@ class Publisher:
             self._poll_handle = self._loop.call_soon(self._poll)
 
     def _poll_once(self) -> None:
-        served = self._producer.poll(0)
+        served = self._take_in(0)
         if not served and self._in_flight and self._taken == self._taken_before:
             served = self._wait()
         self._taken_before = self._taken
@@ -374,7 +388,7 @@ class Publisher:
     def _serve(self) -> int:
         """Take in the acknowledgements that have come; return how many."""
         try:
-            served = self._producer.poll(0)
+            served = self._take_in(0)
         except Exception as error:
             # A callback that fails must keep nobody from polling again.
             self._log.error("unexpected_error", exception="".join(traceback.format_exception(error)))
@@ -390,12 +404,22 @@ class Publisher:
             self._release()
         elif self._loop.time() - self._last_report < _SPIN_SECONDS:
             return 0
-        return self._producer.poll(_WAIT_SECONDS)
+        return self._take_in(_WAIT_SECONDS)
+
+    def _take_in(self, seconds: float) -> int:
+        """Wait up to `seconds` for delivery reports; return how many came."""
+        before = self._reported
+        # What it returns counts statistics and errors too.
+        self._producer.poll(seconds)
+        return self._reported - before
 
     def _poll_idle(self) -> None:
         # Errors of the connection are reported by polling too.
         self._serve()
         self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
+
+    def _on_statistics(self, text: str) -> None:
+        self._failover.connected = statistics.connected(json.loads(text))
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error) and not self._failed:

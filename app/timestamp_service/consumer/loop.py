@@ -135,8 +135,6 @@ class Loop:
                 "enable.auto.offset.store": False,
                 "enable.auto.commit": True,
                 "auto.commit.interval.ms": 500,
-                # So that a topic that is created later is noticed soon.
-                "topic.metadata.refresh.interval.ms": 5_000,
                 "fetch.error.backoff.ms": 100,
                 "fetch.queue.backoff.ms": 10,
                 # Both bound the memory: the queue may exceed its limit by one answer of a broker.

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from timestamp_service.kafka.statistics import connected
 from timestamp_service.runtime import metrics
 
 
@@ -57,9 +58,7 @@ class State:
 
     def update(self, statistics: dict[str, Any], topic: str) -> None:
         """Update the fields from librdkafka's statistics of the brokers and of `topic`."""
-        self.brokers_up = any(
-            broker["nodeid"] >= 0 and broker["state"] == "UP" for broker in statistics["brokers"].values()
-        )
+        self.brokers_up = connected(statistics)
         partitions = statistics["topics"].get(topic, {}).get("partitions", {})
         self.lag_messages = sum(lag(partition) for partition in partitions.values())
         if self.lag_messages == 0:
