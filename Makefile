@@ -54,7 +54,7 @@ NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
 .PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback upgrade rotate renew-authority reboot remove replace move-database rebuild backup restore
 .PHONY: lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell unit-app unit-deployment
-.PHONY: test test-fast test-all lint unit mutation integration molecule test-side-effects test-faults test-cluster audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
+.PHONY: test test-fast test-all lint unit mutation integration integration-slow molecule test-side-effects test-faults test-cluster audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
 ##@ Run the service on this computer
 up: ## Create the two nodes, set them up and record one timestamp; run it again to apply changes
@@ -135,8 +135,8 @@ test-fast: setup ## The checks that need no servers
 	@$(STAGES) lint unit
 
 test-all: setup ## All of `make test`, all slow cases, faults and virtual machines (hours)
-	@$(STAGES) lint unit molecule 'vagrant-test PROVIDER=lxc SUITE=bookworm' integration 'bench-app BENCH=--quick' test-docs \
-	    test-side-effects test-faults test-cluster 'vagrant-test PROVIDER=libvirt'
+	@$(STAGES) lint unit molecule 'vagrant-test PROVIDER=lxc SUITE=bookworm' integration integration-slow \
+	    'bench-app BENCH=--quick' test-docs test-side-effects test-faults test-cluster 'vagrant-test PROVIDER=libvirt'
 
 # Each part prints its seconds; as many run at a time as there are processors.
 PARTS = @$(MAKE) --no-print-directory --jobs=$$(nproc) --keep-going --output-sync=target
@@ -185,7 +185,11 @@ unit-deployment:
 
 integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes on loopback, a pair for each of WORKERS=3
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
-	pytest app/tests -m integration --numprocesses=$(WORKERS) --dist=loadfile
+	pytest app/tests -m 'integration and not slow' --numprocesses=$(WORKERS) --dist=loadfile
+
+integration-slow: setup ## The slow ones of them
+	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
+	pytest app/tests -m 'integration and slow'
 
 mutation: setup ## Make small wrong changes to a copy of the code, and count those that the unit tests notice (minutes)
 	$(RUN) -m scripts.mutation

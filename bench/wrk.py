@@ -41,7 +41,7 @@ def run(url: str, load: Load, connections: int, seconds: float, within: Sequence
     `within` is a command that runs wrk elsewhere, such as in another network.
     """
     command = [*within, "wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds:.0f}s"]
-    command += ["--timeout=10s", f"--script={_SCRIPT}", url, "--", load.method, str(load.paths)]
+    command += ["--timeout=20s", f"--script={_SCRIPT}", url, "--", load.method, str(load.paths)]
     command += [str(load.body)] if load.body is not None else []
     finished = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     match = re.search(r"^result (\{.*\})$", finished.stdout, re.MULTILINE)

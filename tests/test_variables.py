@@ -137,6 +137,7 @@ VARIABLES: dict[str, Variable] = {
     "kafka_move_seconds": Variable(1789, {KAFKA_SPREAD: "move_seconds: {}\n"}),
     "kafka_outage_accepted": Variable(True, {"kafka/tasks/gate.yml": "without: []\n"}),
     "kafka_flush_messages": Variable(71, {KAFKA_SERVICE: "flush.messages: {}"}),
+    "kafka_broker_session_seconds": Variable(7, {KAFKA_SETTINGS: "broker.session.timeout.ms={}000\n"}),
     "kafka_delete_topics": Variable(True, {KAFKA_SETTINGS: "delete.topic.enable={}"}),
     "kafka_record_bytes_max": Variable(1048111, {KAFKA_SERVICE: "max.message.bytes: {}"}),
     "kafka_dead_letter_bytes_max": Variable(2097111, {KAFKA_SERVICE: "max.message.bytes: {}"}),

@@ -70,8 +70,8 @@ class Cluster:
     def _in_sync(self) -> bool:
         try:
             admin = self.admin()
-            names = [name for name in admin.list_topics(timeout=5).topics if not name.startswith("__")]
-            described = admin.describe_topics(TopicCollection(names), request_timeout=5)
+            names = TopicCollection(list(admin.list_topics(timeout=5).topics))
+            described = admin.describe_topics(names, request_timeout=5)
             topics = [one.result(10) for one in described.values()]
         except KafkaException:
             return False

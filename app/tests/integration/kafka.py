@@ -100,7 +100,7 @@ class Kafka(Server):
             [*storage_tool, "format", "--cluster-id", plan.identifier, "--config", str(properties)],
             check=True,
             capture_output=True,
-            timeout=60,
+            timeout=120,
         )
         command = ["java", *jvm, "-cp", self.libraries, "kafka.Kafka", str(properties)]
         super().__init__("kafka", command, folder)

@@ -133,7 +133,7 @@ class Server:
         """Start it, and wait until it answers."""
         self._process = Process(self._name, self._command, self._folder, os.environ)
         try:
-            until(f"{self._name} answers", self._running_and_answering, 60)
+            until(f"{self._name} answers", self._running_and_answering, 180)
         except BaseException:
             self.process.end()
             raise

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         help="read records acknowledged this long ago",
     )
     load.add_argument(
-        "--timeout", type=float, default=15, metavar="SECONDS", help="of a request (default: 15)"
+        "--timeout", type=float, default=20, metavar="SECONDS", help="of a request (default: 20)"
     )
     load.add_argument(
         "--give-up",

@@ -29,7 +29,8 @@ _ERRORS = {
     500: "Something went wrong; the log has it under the `correlationId`.",
     502: "The service behind this path is not running at the moment.",
     503: "Kafka or the database does not answer, or too many requests are in progress. Where `detail` says "
-    "that a record may exist, a retry is safe with the same `Idempotency-Key`.",
+    "that a record may exist, a retry is safe with the same `Idempotency-Key`. "
+    "A POST may wait for 15 s before, while a Kafka cluster fails over.",
     504: "The service did not answer in time. Repeating a POST is safe with the same `Idempotency-Key`.",
 }
 _RETRIED = (404, 429, 502, 503, 504)
