@@ -94,13 +94,16 @@ class FakeCluster:
 
     def __init__(self, folder: Path) -> None:
         self.moves = folder / "moves.json"
+        self.whole = folder / "whole"
         self.replicas: dict[int, tuple[int, ...]] = dict.fromkeys(range(6), (1,))
-        self.minimum = {"": 1, "t": 1}
-        # In the order in which it was done: MINIMUM of a topic, "move", "elect".
+        self.minimum = {"t": 1}
+        self.cluster_minimum = "1"
+        # In the order in which it was done: the minimum of the cluster or of a topic, "move", "elect".
         self.done: list[str] = []
         self.in_sync = True
 
     def partitions(self) -> list[Partition]:
+        self.note()
         if self.moves.exists():
             self.done.append("move")
             for one in json.loads(self.moves.read_text())["partitions"]:
@@ -111,11 +114,20 @@ class FakeCluster:
             for number, mine in self.replicas.items()
         ]
 
+    def note(self) -> None:
+        """Note what a command has set for the cluster since."""
+        if self.whole.exists():
+            self.done.append(f"={self.whole.read_text().strip()}")
+            self.cluster_minimum = self.done[-1].rpartition("=")[2]
+            self.whole.unlink()
+
     def describe_configs(self, resources: list[Any], **_: Any) -> Any:
-        value = str(self.minimum[""])
+        self.note()
+        value = self.cluster_minimum
         return {one: ended({"min.insync.replicas": SimpleNamespace(value=value)}) for one in resources}
 
     def incremental_alter_configs(self, resources: list[Any], **_: Any) -> Any:
+        self.note()
         for one in resources:
             (entry,) = one.incremental_configs
             self.minimum[one.name] = int(entry.value)
@@ -123,6 +135,7 @@ class FakeCluster:
         return {one: ended() for one in resources}
 
     def elect_leaders(self, *_: Any, **__: Any) -> Any:
+        self.note()
         self.done.append("elect")
         return ended({})
 
@@ -146,7 +159,10 @@ def run(cluster: FakeCluster, run_module: RunModule) -> Run:
 
     def call(brokers: list[int], minimum: int, check_mode: bool = False, **others: Any) -> dict[str, Any]:
         parameters = {"brokers": brokers, "replicas": 3, "minimum": minimum, **others}
-        command = {"reassign_command": ["sh", "-c", script, "sh"]}
+        command = {
+            "reassign_command": ["sh", "-c", script, "sh"],
+            "configs_command": ["sh", "-c", f'echo "$3" > {cluster.whole}', "sh"],
+        }
         return run_module(kafka_replicas, {**access, **command, **parameters}, check_mode)
 
     return call
@@ -154,7 +170,7 @@ def run(cluster: FakeCluster, run_module: RunModule) -> Run:
 
 def test_more_replicas_are_required_only_once_they_are_there(cluster: FakeCluster, run: Run) -> None:
     assert run([1, 2, 3], 2)["changed"]
-    assert cluster.done == ["move", "=2", "t=2", "elect"]
+    assert cluster.done == ["move", "=min.insync.replicas=2", "t=2", "elect"]
     assert all(sorted(mine) == [1, 2, 3] for mine in cluster.replicas.values())
 
 
@@ -162,7 +178,7 @@ def test_fewer_replicas_are_required_before_they_go(cluster: FakeCluster, run: R
     run([1, 2, 3], 2)
     cluster.done.clear()
     assert run([1], 1)["changed"]
-    assert cluster.done == ["=1", "t=1", "move"]
+    assert cluster.done == ["=min.insync.replicas=1", "t=1", "move"]
     assert set(cluster.replicas.values()) == {(1,)}
 
 
@@ -191,4 +207,4 @@ def test_nothing_more_is_required_while_replicas_are_not_in_sync(cluster: FakeCl
 
 def test_tool_that_refuses_is_an_error(run: Run) -> None:
     said = run([1, 2], 1, reassign_command=["sh", "-c", "echo no such broker >&2; exit 1"])
-    assert said["msg"] == "the replicas cannot be moved: no such broker"
+    assert said["msg"] == "sh has failed: no such broker"

@@ -71,6 +71,11 @@ options:
     type: list
     elements: str
     required: true
+  configs_command:
+    description: The command that changes settings of all brokers, kafka-configs.sh with its options.
+    type: list
+    elements: str
+    required: true
   ready_seconds:
     description: Seconds for which to wait until the cluster answers.
     type: int
@@ -93,6 +98,7 @@ EXAMPLES = r"""
     replicas: 3
     minimum: 2
     reassign_command: [kafka-reassign-partitions.sh, --bootstrap-server, 192.0.2.10:9092]
+    configs_command: [kafka-configs.sh, --bootstrap-server, 192.0.2.10:9092, --entity-default]
 """
 
 RETURN = r"""
@@ -104,6 +110,7 @@ changes:
 """
 
 MINIMUM = "min.insync.replicas"
+CLUSTER = "the cluster"
 PAUSE_SECONDS = 1.0
 
 Assignment = dict[int, list[int]]
@@ -228,10 +235,14 @@ class Spreading:
             file.write(as_json(moves))
             file.flush()
             # Additional: moves that a run which was broken off has begun may go on still.
-            options = ["--execute", "--additional", "--reassignment-json-file", file.name]
-            code, text, errors = self.module.run_command([*self.given["reassign_command"], *options])
+            options = ("--execute", "--additional", "--reassignment-json-file", file.name)
+            self.run_tool("reassign_command", *options)
+
+    def run_tool(self, name: str, *options: str) -> None:
+        """Run one of the commands with further options. Raises ClusterError when it fails."""
+        code, text, errors = self.module.run_command([*self.given[name], *options])
         if code:
-            raise ClusterError(f"the replicas cannot be moved: {(errors or text).strip()[-500:]}")
+            raise ClusterError(f"{self.given[name][0]} has failed: {(errors or text).strip()[-500:]}")
 
     def wait(self) -> list[Partition]:
         """Wait until all replicas are there and in sync; returns the partitions as they are then."""
@@ -251,17 +262,21 @@ class Spreading:
     def set_minimum(self, partitions: Sequence[Partition], rising: bool) -> None:
         """Raise min.insync.replicas where it is too low, or lower it where it is too high."""
         wanted = self.given["minimum"]
-        whole = kafka.ConfigResource(kafka.ResourceType.BROKER, "")
-        settings = self.client.describe_configs([whole], request_timeout=REQUEST_SECONDS)[whole].result()
-        # It is not listed as long as it is Kafka's own, which is 1.
-        found = {"the cluster": (whole, int(settings[MINIMUM].value) if MINIMUM in settings else 1)}
-        found |= {one.topic: (topic_resource(one.topic), one.minimum) for one in partitions}
-        for name, (resource, minimum) in found.items():
+        # None of them has its own: what one says is that of the cluster.
+        broker = kafka.ConfigResource(kafka.ResourceType.BROKER, str(self.given["brokers"][0]))
+        settings = self.client.describe_configs([broker], request_timeout=REQUEST_SECONDS)[broker].result()
+        found = {CLUSTER: int(settings[MINIMUM].value)} | {one.topic: one.minimum for one in partitions}
+        for name, minimum in found.items():
             if minimum == wanted or (minimum < wanted) is not rising:
                 continue
             self.changes.append(f"{name}: {MINIMUM}={minimum} -> {wanted}")
-            if not self.module.check_mode:
-                alter_settings(self.client, resource, {MINIMUM: str(wanted)})
+            if self.module.check_mode:
+                continue
+            if name == CLUSTER:
+                # The library takes no name for all brokers.
+                self.run_tool("configs_command", "--alter", "--add-config", f"{MINIMUM}={wanted}")
+            else:
+                alter_settings(self.client, topic_resource(name), {MINIMUM: str(wanted)})
 
     def elect(self, partitions: Sequence[Partition]) -> None:
         """Let those lead that are to."""
@@ -279,13 +294,15 @@ class Spreading:
 def main() -> None:
     """Bring the cluster to what the task says."""
     number = {"type": "int", "required": True}
+    command = {"type": "list", "elements": "str", "required": True}
     module = AnsibleModule(
         argument_spec={
             **ACCESS,
             "brokers": {"type": "list", "elements": "int", "required": True},
             "replicas": number,
             "minimum": number,
-            "reassign_command": {"type": "list", "elements": "str", "required": True},
+            "reassign_command": command,
+            "configs_command": command,
             "move_seconds": {"type": "int", "default": 3600},
         },
         supports_check_mode=True,
