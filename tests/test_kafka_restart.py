@@ -24,6 +24,7 @@ PLAY = {
     "any_errors_fatal": True,
     "vars": {
         "kafka_ready_seconds": 30,
+        "kafka_alone": False,
         "kafka_cluster_known": {
             "brokers": {host: {"node_id": number} for number, host in enumerate(HOSTS, start=1)}
         },

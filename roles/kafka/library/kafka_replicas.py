@@ -242,7 +242,7 @@ class Spreading:
         """Run one of the commands with further options. Raises ClusterError when it fails."""
         code, text, errors = self.module.run_command([*self.given[name], *options])
         if code:
-            raise ClusterError(f"{self.given[name][0]} has failed: {(errors or text).strip()[-500:]}")
+            raise ClusterError(f"{self.given[name][0]} has failed: {(errors or text).strip()[:500]}")
 
     def wait(self) -> list[Partition]:
         """Wait until all replicas are there and in sync; returns the partitions as they are then."""
