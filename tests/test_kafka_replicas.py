@@ -95,6 +95,7 @@ class FakeCluster:
     def __init__(self, folder: Path) -> None:
         self.moves = folder / "moves.json"
         self.whole = folder / "whole"
+        self.election = folder / "election"
         self.replicas: dict[int, tuple[int, ...]] = dict.fromkeys(range(6), (1,))
         self.minimum = {"t": 1}
         self.cluster_minimum = "1"
@@ -120,6 +121,9 @@ class FakeCluster:
             self.done.append(f"={self.whole.read_text().strip()}")
             self.cluster_minimum = self.done[-1].rpartition("=")[2]
             self.whole.unlink()
+        if self.election.exists():
+            self.done.append("elect")
+            self.election.unlink()
 
     def describe_configs(self, resources: list[Any], **_: Any) -> Any:
         self.note()
@@ -133,11 +137,6 @@ class FakeCluster:
             self.minimum[one.name] = int(entry.value)
             self.done.append(f"{one.name}={entry.value}")
         return {one: ended() for one in resources}
-
-    def elect_leaders(self, *_: Any, **__: Any) -> Any:
-        self.note()
-        self.done.append("elect")
-        return ended({})
 
 
 @pytest.fixture
@@ -161,9 +160,12 @@ def run(cluster: FakeCluster, run_module: RunModule) -> Run:
         parameters = {"brokers": brokers, "replicas": 3, "minimum": minimum, **others}
         command = {
             "reassign_command": ["sh", "-c", script, "sh"],
+            "election_command": ["sh", "-c", f"touch {cluster.election}", "sh"],
             "configs_command": ["sh", "-c", f'echo "$3" > {cluster.whole}', "sh"],
         }
-        return run_module(kafka_replicas, {**access, **command, **parameters}, check_mode)
+        said = run_module(kafka_replicas, {**access, **command, **parameters}, check_mode)
+        cluster.note()
+        return said
 
     return call
 

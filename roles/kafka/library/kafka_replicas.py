@@ -76,6 +76,11 @@ options:
     type: list
     elements: str
     required: true
+  election_command:
+    description: The command that lets others lead, kafka-leader-election.sh with its options.
+    type: list
+    elements: str
+    required: true
   ready_seconds:
     description: Seconds for which to wait until the cluster answers.
     type: int
@@ -99,6 +104,7 @@ EXAMPLES = r"""
     minimum: 2
     reassign_command: [kafka-reassign-partitions.sh, --bootstrap-server, 192.0.2.10:9092]
     configs_command: [kafka-configs.sh, --bootstrap-server, 192.0.2.10:9092, --entity-default]
+    election_command: [kafka-leader-election.sh, --bootstrap-server, 192.0.2.10:9092]
 """
 
 RETURN = r"""
@@ -285,10 +291,7 @@ class Spreading:
             return
         self.changes.append(f"other leaders of {len(others)} partitions")
         if not self.module.check_mode:
-            wanted = [library.TopicPartition(one.topic, one.number) for one in others]
-            self.client.elect_leaders(
-                library.ElectionType.PREFERRED, wanted, request_timeout=REQUEST_SECONDS
-            ).result()
+            self.run_tool("election_command", "--election-type", "preferred", "--all-topic-partitions")
 
 
 def main() -> None:
@@ -303,6 +306,7 @@ def main() -> None:
             "minimum": number,
             "reassign_command": command,
             "configs_command": command,
+            "election_command": command,
             "move_seconds": {"type": "int", "default": 3600},
         },
         supports_check_mode=True,
