@@ -74,12 +74,13 @@ class Post:
 class Load:
     """Requests at a steady rate by a publisher of its own, which is asked whether it is ready meanwhile."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, **more: str) -> None:
         config = settings.read_command(
             {
                 "SERVER_PORT": "1",
                 "KAFKA_BROKER": world.kafka.bootstrap,
                 "KAFKA_PUBLISH_TOPIC": world.topic,
+                **more,
             }
         )
         self.publisher = Publisher(config, Log("load", logging.ERROR, lambda _line: None))
@@ -182,7 +183,8 @@ def test_one_broker_of_three_fails(
     """All requests wait until the others have taken over, and all are acknowledged."""
 
     async def scenario() -> Load:
-        load = Load(world)
+        # Less than the others need to take over.
+        load = Load(world, KAFKA_ACKNOWLEDGE_SECONDS="1")
         await load.ready()
         faulty: list[float] = []
 
