@@ -59,6 +59,8 @@ RESULTS = {
     ),
     "kafka_gate_without": ["kafka2.example.internal"],
     "kafka_outdated": ["kafka1.example.internal"],
+    "kafka_removed": "kafka3.example.internal",
+    "kafka_voters": {"stdout": "3 CCCCCCCCCCCCCCCCCCCCCC 1873 0 1764252000400 1764252000300 Follower"},
     "kafka_cluster_remembered": {
         "brokers": {name: {"node_id": number} for number, name in enumerate(KAFKA, start=1)}
     },

@@ -100,7 +100,7 @@ def test_processes_know_all_brokers_and_speak_to_the_networks_of_the_nodes_alone
     for unit in ("timestamp-command", "timestamp-consumer"):
         assert f"KAFKA_BROKER={brokers}\n" in texts[WEB[0]][f"{unit}/process.env.j2"]
     units = [texts[WEB[0]][f"{unit}/process.service.j2"] for unit in ("timestamp-command", "timestamp-query")]
-    for unit in (*units, texts[KAFKA[0]]["kafka.service.j2"]):
+    for unit in (*units, texts[KAFKA[0]]["kafka/kafka.service.j2"]):
         assert re.findall(r"^IPAddressAllow=(.*)$", unit, re.MULTILINE) == ["localhost 192.0.2.0/24"]
 
 

@@ -135,7 +135,9 @@ VARIABLES: dict[str, Variable] = {
         1, {KAFKA_SPREAD: "minimum: {}\n", KAFKA_SERVICE: "min.insync.replicas: {}\n"}
     ),
     "kafka_move_seconds": Variable(1789, {KAFKA_SPREAD: "move_seconds: {}\n"}),
-    "kafka_outage_accepted": Variable(True, {"kafka/tasks/gate.yml": "without: []\n"}),
+    "kafka_outage_accepted": Variable(
+        True, {}, read_by=("kafka/tasks/gate.yml", "[] if kafka_outage_accepted | bool")
+    ),
     "kafka_flush_messages": Variable(71, {KAFKA_SERVICE: "flush.messages: {}"}),
     "kafka_broker_session_seconds": Variable(7, {KAFKA_SETTINGS: "broker.session.timeout.ms={}000\n"}),
     "kafka_delete_topics": Variable(True, {KAFKA_SETTINGS: "delete.topic.enable={}"}),
