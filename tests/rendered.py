@@ -53,6 +53,9 @@ RESULTS = {
     "base_packages_there": {"stdout": ""},
     "base_loaded_modules": {"stdout": ""},
     "kafka_name_step": 3,
+    "virtual_address_asked": {
+        "stdout": '[{}, {"ifname": "eth0", "addr_info": [{"local": "192.0.2.21", "prefixlen": 24}]}]'
+    },
     "kafka_broker": {
         "node_id": "{{ groups['kafka'].index(inventory_hostname) + 1 }}",
         "log_id": "AAAAAAAAAAAAAAAAAAAAAA",
@@ -281,8 +284,8 @@ def file_tasks(role: str) -> Iterator[dict[str, Any]]:
         "vars": {"specification": specification["options"], "role_path": str(ROLES / role)},
     }
     preflight = ROLES / role / "tasks/preflight.yml"
-    # That of the backup asks for files.
-    if preflight.exists() and role != "timestamp_backup":
+    # These ask for files, and for the interfaces of the node.
+    if preflight.exists() and role not in ("timestamp_backup", "virtual_address"):
         yield {"ansible.builtin.include_tasks": str(preflight)}
 
 
