@@ -113,7 +113,7 @@ def test_one_of_two_cannot_be_taken_out() -> None:
 def look(monkeypatch: pytest.MonkeyPatch, run_module: RunModule) -> Callable[..., dict[str, Any]]:
     """Return a function that runs the module with a command that prints the quorum, or fails."""
     client = SimpleNamespace(list_topics=lambda **_: SimpleNamespace(brokers=dict.fromkeys(BROKERS)))
-    monkeypatch.setattr(kafka_gate, "connect", lambda *_: client)
+    monkeypatch.setattr(kafka_gate, "client_of", lambda _: client)
     monkeypatch.setattr(kafka_gate, "partitions_of", lambda _: [partition(in_sync=(1, 2))])
     access = {"bootstrap_servers": "x", "ca_file": "/x", "username": "admin", "password": "open sesame"}
 

@@ -142,7 +142,7 @@ class FakeCluster:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
     made = FakeCluster(tmp_path)
-    monkeypatch.setattr(kafka_replicas, "connect", lambda *_: made)
+    monkeypatch.setattr(kafka_replicas, "client_of", lambda _: made)
     monkeypatch.setattr(kafka_replicas, "partitions_of", lambda client: client.partitions())
     return made
 

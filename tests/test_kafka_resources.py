@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
+import kafka_client
 import pytest
 from conftest import RunModule, load_module
 
@@ -169,7 +170,9 @@ LISTED: dict[str, Any] = {
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     made = FakeCluster()
-    monkeypatch.setattr(kafka_resources, "Cluster", lambda *_: made)
+    # One logs the administrator in, the other tries the passwords of users.
+    for module in (kafka_client, kafka_resources):
+        monkeypatch.setattr(module, "Cluster", lambda *_: made)
     return made
 
 

@@ -8,15 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kafka_client import (
     ACCESS,
     REQUEST_SECONDS,
-    Cluster,
     ClusterError,
     Partition,
-    connect,
-    kafka,
+    client_of,
     library,
     partitions_of,
 )
@@ -195,19 +193,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if kafka is None:
-        module.fail_json(msg=missing_required_lib("confluent-kafka"))
     given = module.params
     end = time.monotonic() + given["ready_seconds"]
-    try:
-        client = connect(
-            Cluster(given["bootstrap_servers"], given["ca_file"]),
-            given["username"],
-            given["password"],
-            given["ready_seconds"],
-        )
-    except ClusterError as error:
-        module.fail_json(msg=str(error))
+    client = client_of(module)
     while True:
         reasons, controller = look(module, client, given)
         if not reasons:

@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kafka_client import (
     ACCESS,
     REQUEST_SECONDS,
-    Cluster,
     ClusterError,
     Partition,
     alter_settings,
-    connect,
+    client_of,
     kafka,
     library,
     partitions_of,
@@ -183,7 +182,7 @@ def plan(partitions: Sequence[Partition], brokers: Sequence[int], replicas: int)
     changed: dict[str, Assignment] = {}
     for topic, group in groupby(partitions, key=lambda partition: partition.topic):
         current = {partition.number: partition.replicas for partition in group}
-        wanted = spread(current, brokers, min(replicas, len(brokers)))
+        wanted = spread(current, brokers, replicas)
         moved = {number: new for number, new in wanted.items() if new != list(current[number])}
         if moved:
             changed[topic] = moved
@@ -311,17 +310,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if kafka is None:
-        module.fail_json(msg=missing_required_lib("confluent-kafka"))
-    given = module.params
+    spreading = Spreading(module, client_of(module))
     try:
-        client = connect(
-            Cluster(given["bootstrap_servers"], given["ca_file"]),
-            given["username"],
-            given["password"],
-            given["ready_seconds"],
-        )
-        spreading = Spreading(module, client)
         spreading.run()
     except ClusterError as error:
         module.fail_json(msg=str(error))

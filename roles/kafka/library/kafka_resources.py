@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.kafka_client import (
     ACCESS,
     OTHER,
@@ -16,7 +16,7 @@ from ansible.module_utils.kafka_client import (
     Cluster,
     ClusterError,
     alter_settings,
-    connect,
+    client_of,
     is_refused,
     kafka,
     library,
@@ -428,12 +428,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if kafka is None:
-        module.fail_json(msg=missing_required_lib("confluent-kafka"))
+    client = client_of(module)
     given = module.params
     cluster = Cluster(given["bootstrap_servers"], given["ca_file"])
     try:
-        client = connect(cluster, given["username"], given["password"], given["ready_seconds"])
         changes = converge_topics(client, given["topics"], module.check_mode)
         users = Users(given["passwords"], given["mechanism"], given["exclusive"], given["absent_users"])
         changes += converge_users(client, cluster, users, module.check_mode)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
 # Where the role unpacks it, for the Python of the node; the newest first.
 _UNPACKED = Path("/opt/kafka").glob(f"confluent_kafka-*-cp{sys.version_info[0]}{sys.version_info[1]}")
 sys.path += [str(folder) for folder in sorted(_UNPACKED, key=lambda one: one.stat().st_mtime, reverse=True)]
@@ -94,6 +96,18 @@ def connect(cluster: Cluster, username: str, password: str, ready_seconds: float
                 f"{cluster.bootstrap_servers} did not answer within {ready_seconds:g} s: {last.str()}"
             )
         time.sleep(0.2)
+
+
+def client_of(module: AnsibleModule) -> Any:
+    """Return the client that a task describes by ACCESS; where there is none, the module fails."""
+    if kafka is None:
+        module.fail_json(msg=missing_required_lib("confluent-kafka"))
+    given = module.params
+    cluster = Cluster(given["bootstrap_servers"], given["ca_file"])
+    try:
+        return connect(cluster, given["username"], given["password"], given["ready_seconds"])
+    except ClusterError as error:
+        module.fail_json(msg=str(error))
 
 
 @dataclass(frozen=True)
