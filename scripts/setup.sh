@@ -31,7 +31,7 @@ is_installed() {
 }
 
 install_packages() {
-    local packages=() missing=() package no_cluster=
+    local packages=() missing=() package no_cluster='' no_unit=''
     mapfile -t packages < <(for purpose; do grep -v '^#' "requirements/debian/$purpose.txt"; done)
     # One query for all packages; only if it finds one missing is each package looked up.
     if [ "$(dpkg-query --show --showformat='${db:Status-Status}\n' "${packages[@]}" 2>/dev/null |
@@ -49,6 +49,11 @@ install_packages() {
         as_root mkdir -p "${no_cluster%/*}"
         echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
     fi
+    if [[ " ${missing[*]} " == *' nginx '* ]]; then
+        # Nor shall this server, now or at boot.
+        no_unit=nginx.service
+        as_root systemctl --quiet mask "$no_unit"
+    fi
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -q)
     local log
     log=$(mktemp)
@@ -61,6 +66,10 @@ install_packages() {
     rm -f "$log"
     if [ -n "$no_cluster" ]; then
         as_root rm -f "$no_cluster"
+    fi
+    if [ -n "$no_unit" ]; then
+        as_root systemctl --quiet unmask "$no_unit"
+        as_root systemctl --quiet disable "$no_unit"
     fi
 }
 

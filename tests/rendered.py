@@ -40,7 +40,7 @@ RELEASES: list[str] = CONTRACT["contract_debian_releases"]
 SECRET = "A" * 40
 # The release that runs beside the one that serves.
 RELEASE = "1-abc"
-CERTIFICATE_SERVICES = ("kafka", "postgresql", "nginx")
+CERTIFICATE_SERVICES = ("kafka", "postgresql", "nginx", "peer")
 # What the modules that build on the controller return, and what loops over several things hold.
 RESULTS = {
     "kafka_distribution_archive_built": {"archive": "/cache/kafka.tgz", "checksum": "0" * 64},

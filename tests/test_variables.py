@@ -430,7 +430,7 @@ def only(pattern: str, text: str) -> str:
 
 
 def test_nginx_uses_the_sockets_that_the_units_open(files: dict[str, str]) -> None:
-    upstreams = set(re.findall(r"server unix:(\S+);", files[NGINX]))
+    upstreams = set(re.findall(r"server unix:([^ ;]+)", files[NGINX]))
     links = {
         only(r"^Symlinks=(.*)$", files[f"timestamp-{process}/process.socket.j2"])
         for process in ("command", "query")
@@ -488,8 +488,8 @@ def test_servers_read_the_certificates_that_the_roles_place(files: dict[str, str
     for settings, pattern, tasks in (
         ("postgresql/settings.conf.j2", r"ssl_cert_file = '(.*)'", "postgresql/tasks/configure.yml"),
         ("postgresql/settings.conf.j2", r"ssl_key_file = '(.*)'", "postgresql/tasks/configure.yml"),
-        (NGINX, r"ssl_certificate (.*);", "nginx/tasks/configure.yml"),
-        (NGINX, r"ssl_certificate_key (.*);", "nginx/tasks/configure.yml"),
+        (NGINX, r"^  ssl_certificate (.*);", "nginx/tasks/configure.yml"),
+        (NGINX, r"^  ssl_certificate_key (.*);", "nginx/tasks/configure.yml"),
         (KAFKA_SETTINGS, r"ssl.keystore.location=(.*)", "kafka/tasks/configure.yml"),
     ):
         assert f"dest: {only(pattern, files[settings])}\n" in files[tasks]

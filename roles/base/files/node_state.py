@@ -30,6 +30,7 @@ CERTIFICATES = (
     (CERTIFICATE_AUTHORITY, ""),
     ("/etc/kafka/server.pem", "/etc/kafka/server.pem"),
     ("/etc/nginx/timestamp-service.crt", "/etc/nginx/timestamp-service.key"),
+    ("/etc/timestamp-service/peer.crt", "/etc/timestamp-service/peer.key"),
 )
 # Written by role postgresql into the settings of its clusters.
 CLUSTERS = "/etc/postgresql/*/*/conf.d/timestamp-service.conf"
