@@ -64,6 +64,9 @@ RESULTS = {
     "kafka_cluster_remembered": {
         "brokers": {name: {"node_id": number} for number, name in enumerate(KAFKA, start=1)}
     },
+    "virtual_address_asked": {
+        "stdout": '[{}, {"ifname": "eth0", "addr_info": [{"local": "192.0.2.21", "prefixlen": 24}]}]'
+    },
     "kafka_broker": {
         "node_id": "{{ groups['kafka'].index(inventory_hostname) + 1 }}",
         "log_id": "AAAAAAAAAAAAAAAAAAAAAA",
@@ -293,8 +296,8 @@ def file_tasks(role: str) -> Iterator[dict[str, Any]]:
         "vars": {"specification": specification["options"], "role_path": str(ROLES / role)},
     }
     preflight = ROLES / role / "tasks/preflight.yml"
-    # That of the backup asks for files.
-    if preflight.exists() and role != "timestamp_backup":
+    # These ask for files, and for the interfaces of the node.
+    if preflight.exists() and role not in ("timestamp_backup", "virtual_address"):
         yield {"ansible.builtin.include_tasks": str(preflight)}
 
 

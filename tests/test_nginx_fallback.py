@@ -5,33 +5,19 @@ They have the configuration and the certificates that the roles make; the APIs a
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import json
 import os
-import platform
 import shutil
-import socket
-import socketserver
-import ssl
 import subprocess
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
-import rendered
-import yaml
 from rendered import CONTRACT, WEB
-
-import playbooks
+from web_nodes import Answer, Node, listens, make_certificates, render, wait
 
 pytestmark = pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
 
@@ -40,7 +26,7 @@ ADDRESSES = {host: f"{NETWORK}.{number}" for number, host in enumerate(WEB, star
 # Of a client that is none of the nodes.
 CLIENT = f"{NETWORK}.99"
 PORT = 8443
-PEER_PORT = CONTRACT["contract_peer_port"]
+PEER_PORT, RELAY_PORT = CONTRACT["contract_peer_port"], CONTRACT["contract_relay_port"]
 TIMEOUT_SECONDS = 1
 CLIENTS = 6
 KILLS = 3
@@ -48,241 +34,28 @@ ONE = "/api/v1/timestamp/2009-09-28T19:03:12Z"
 KEY = {"Idempotency-Key": "a-key"}
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers with the name of the node, or does not, as its API is told."""
-
-    protocol_version = "HTTP/1.1"
-    server: Api
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections.append(self.connection)
-
-    def do_GET(self) -> None:
-        if self.path != "/health":
-            self.server.requests.append(self)
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.server.behaviour == "break off":
-            self.close_connection = True
-            return
-        if self.server.behaviour == "freeze":
-            self.server.thaw.wait()
-            self.close_connection = True
-            return
-        body = json.dumps({"node": self.server.node}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("correlationId", self.headers["correlationId"])
-        if self.server.behaviour == "end":
-            # The server does what this header says.
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def handle_one_request(self) -> None:
-        try:
-            super().handle_one_request()
-        except OSError:
-            self.close_connection = True
-
-
-class Api(socketserver.ThreadingUnixStreamServer):
-    """One API of a node behind its unix socket."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, node: str, path: Path) -> None:
-        self.node = node
-        self.behaviour = "answer"
-        self.thaw = threading.Event()
-        self.requests: list[BaseHTTPRequestHandler] = []
-        self.connections: list[socket.socket] = []
-        self.path = path
-        super().__init__(str(path), Handler)
-        path.chmod(0o666)
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Let the socket refuse, and end the connections that nginx keeps."""
-        self.thaw.set()
-        self.shutdown()
-        self.server_close()
-        self.path.unlink(missing_ok=True)
-        for connection in self.connections:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: http.client.HTTPMessage
-    body: dict[str, Any]
-
-    def check_problem(self, status: int, correlation: str) -> None:
-        """Check that nginx itself said what is wrong, once."""
-        assert (self.status, self.body["status"]) == (status, status)
-        assert self.headers.get_all("Content-Type") == ["application/problem+json"]
-        assert self.headers.get_all("correlationId") == [correlation]
-        assert self.body["correlationId"] == correlation
-        assert self.headers.get_all("Retry-After") == ["1"]
-
-
-@dataclass
-class Node:
-    """A web node: its nginx, and its APIs by name."""
-
-    name: str
-    folder: Path
-    authority: Path
-    apis: dict[str, Api] = field(default_factory=dict)
-
-    @property
-    def address(self) -> str:
-        return ADDRESSES[self.name]
-
-    def start_apis(self) -> None:
-        for api in ("command", "query"):
-            self.apis[api] = Api(self.name, self.folder / f"{api}.sock")
-
-    def stop_apis(self) -> None:
-        for api in self.apis.values():
-            api.stop()
-        self.apis = {}
-
-    def behave(self, behaviour: str) -> None:
-        """Let the APIs do so; those that refuse are stopped."""
-        if behaviour == "refuse":
-            self.stop_apis()
-        for api in self.apis.values():
-            api.behaviour = behaviour
-
-    def requests(self) -> list[BaseHTTPRequestHandler]:
-        return [one for api in self.apis.values() for one in api.requests]
-
-    def ask(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Answer:
-        """Send a request to the public port."""
-        return ask(self.address, PORT, self.authority, method, path, headers or {}, body)
-
-    def log(self) -> list[dict[str, Any]]:
-        """Return the lines of the access log that are not about /health, as it is written at once."""
-        lines = map(json.loads, (self.folder / "access.json").read_text().splitlines())
-        return [line for line in lines if line["path"] != "/health"]
-
-
-def ask(
-    address: str,
-    port: int,
-    authority: Path,
-    method: str,
-    path: str,
-    headers: dict[str, str],
-    body: bytes = b"",
-    certificate: Path | None = None,
-) -> Answer:
-    """Send one request on a connection of its own, from the address of a client."""
-    context = ssl.create_default_context(cafile=authority)
-    if certificate:
-        context.load_cert_chain(certificate.with_suffix(".crt"), certificate.with_suffix(".key"))
-    connection = http.client.HTTPSConnection(
-        address, port, timeout=30, context=context, source_address=(CLIENT, 0)
-    )
-    try:
-        connection.request(method, path, body or None, headers)
-        answer = connection.getresponse()
-        return Answer(answer.status, answer.headers, json.loads(answer.read() or "{}"))
-    finally:
-        connection.close()
-
-
-def make_certificates(folder: Path) -> None:
-    """Let the role make the certificates of both nodes, one of which is a broker too."""
-    hosts = {
-        host: {"node_address": address, "ansible_connection": "local"} for host, address in ADDRESSES.items()
-    }
-    groups = {"web": {"hosts": hosts}, "kafka": {"hosts": {WEB[0]: None}}}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
-    play = {"hosts": "web", "gather_facts": False, "roles": ["certificates"]}
-    (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    settings = {"certificates_folder": folder, "contract_ca_file": folder / "node/ca.crt"}
-    done = playbooks.run(
-        "--inventory=hosts.yml",
-        *playbooks.LOCAL,
-        *(f"--extra-vars={name}={value}" for name, value in settings.items()),
-        "play.yml",
-        folder=folder,
-        ANSIBLE_ROLES_PATH=str(rendered.ROLES),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def render(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, web: list[str], **settings: object
-) -> dict[str, str]:
-    """Return nginx.conf of each web node, for this computer's nginx."""
-    monkeypatch.setattr(rendered, "ADDRESSES", rendered.ADDRESSES | ADDRESSES)
-    monkeypatch.setattr(rendered, "WEB", web)
-    plays = rendered.plays(rendered.template_tasks, only=("nginx",))
-    release = platform.freedesktop_os_release()["VERSION_ID"]
-    texts = rendered.run(folder, plays, settings, release=release)
-    return {host: texts[host]["nginx/nginx.conf.j2"] for host in web}
-
-
-def on_this_computer(text: str, node: Node, certificates: Path) -> str:
-    """Return a configuration with the folders, ports and addresses that two nginx need on one computer."""
-    for old, new in (
-        ("user www-data;", "user root;" if os.geteuid() == 0 else ""),
-        ("worker_processes auto;", "worker_processes 1;"),
-        ("pid /run/nginx.pid;", f"pid {node.folder}/nginx.pid;"),
-        ("syslog:server=unix:/dev/log,nohostname,tag=nginx", f"{node.folder}/error.log"),
-        ("/var/log/nginx/access.json json buffer=64k flush=1s", f"{node.folder}/access.json json"),
-        ("listen 80 ", f"listen {node.address}:8080 "),
-        ("listen 443 ", f"listen {node.address}:{PORT} "),
-        (f"listen {PEER_PORT} ", f"listen {node.address}:{PEER_PORT} "),
-        (f"127.0.0.1:{CONTRACT['contract_relay_port']}", f"{node.address}:{CONTRACT['contract_relay_port']}"),
-        ("/run/timestamp-service/nginx", str(node.folder)),
-        ("/etc/nginx/timestamp-service.", f"{certificates}/{node.name}-nginx."),
-        ("/etc/timestamp-service/peer.", f"{certificates}/{node.name}-peer."),
-        ("/etc/timestamp-service/ca.crt", f"{certificates}/ca.crt"),
-        # On loopback, packets to each of its addresses come from this one.
-        ("set_real_ip_from ", "set_real_ip_from 127.0.0.1;\n    set_real_ip_from "),
-    ):
-        assert old in text, old
-        text = text.replace(old, new)
-    folders = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    own = "".join(f"  {name}_temp_path {node.folder}/{name};\n" for name in folders)
-    return text.replace("http {\n", f"http {{\n{own}", 1)
-
-
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
     """Give both nodes, with nginx running and without APIs."""
     folder = tmp_path_factory.mktemp("fallback")
-    # Workers of another user go through it.
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(parent.stat().st_mode | 0o011)
-    make_certificates(folder)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        rendering = tmp_path_factory.mktemp("rendered")
-        texts = render(rendering, monkeypatch, WEB, nginx_api_timeout_seconds=TIMEOUT_SECONDS)
+    make_certificates(folder, ADDRESSES)
+    texts = render(tmp_path_factory.mktemp("rendered"), ADDRESSES, nginx_api_timeout_seconds=TIMEOUT_SECONDS)
     nodes, processes = [], []
     try:
-        for host, text in texts.items():
-            node = Node(host, folder / host, folder / "ca.crt")
+        for host, address in ADDRESSES.items():
+            node = Node(host, address, folder / host, folder / "ca.crt", PORT, CLIENT)
             node.folder.mkdir()
-            settings = node.folder / "nginx.conf"
-            settings.write_text(on_this_computer(text, node, folder))
-            command = ["nginx", "-e", f"{node.folder}/error.log", "-c", str(settings)]
-            checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
-            assert checked.returncode == 0, checked.stderr
-            assert "[warn]" not in checked.stderr
-            processes.append(subprocess.Popen([*command, "-g", "daemon off;"]))
+            # Two nginx on one computer need addresses of their own for their ports.
+            replaced = {
+                "listen 80 ": f"listen {address}:8080 ",
+                "listen 443 ": f"listen {address}:{PORT} ",
+                f"listen {PEER_PORT} ": f"listen {address}:{PEER_PORT} ",
+                f"127.0.0.1:{RELAY_PORT}": f"{address}:{RELAY_PORT}",
+                # On loopback, packets to each of its addresses come from this one.
+                "set_real_ip_from ": "set_real_ip_from 127.0.0.1;\n    set_real_ip_from ",
+            }
+            command = node.write_settings(texts[host]["nginx/nginx.conf.j2"], replaced)
+            processes.append(subprocess.Popen(command))
             nodes.append(node)
         for node in nodes:
             wait(lambda node=node: listens(node.address, PORT))  # type: ignore[misc]
@@ -291,18 +64,6 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node
         for process in processes:
             process.terminate()
             process.wait(30)
-
-
-def wait(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def listens(address: str, port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex((address, port)) == 0
 
 
 @pytest.fixture
@@ -392,16 +153,10 @@ def test_no_other_node_is_asked_after_a_node_that_has_no_api_either(nodes: tuple
     """What the listener for the other nodes gets is answered there, or nowhere."""
     here, there = nodes
     there.behave("refuse")
-    answer = ask(
-        there.address, PEER_PORT, there.authority, "GET", ONE, {}, certificate=certificate(here, "peer")
-    )
+    answer = there.ask_at(PEER_PORT, "GET", ONE, certificate=here.certificate("peer"))
     assert answer.status == 502
     assert here.log() == []
     assert here.requests() == []
-
-
-def certificate(node: Node, service: str) -> Path:
-    return node.authority.parent / f"{node.name}-{service}.x"
 
 
 @pytest.mark.parametrize("service", ["", "kafka", "own peer"])
@@ -409,11 +164,11 @@ def test_only_other_web_nodes_may_use_the_listener_for_them(nodes: tuple[Node, N
     here, there = nodes
     shown = {
         "": None,
-        "kafka": certificate(here, "kafka"),
+        "kafka": here.certificate("kafka"),
         # Nobody asks himself.
-        "own peer": certificate(there, "peer"),
+        "own peer": there.certificate("peer"),
     }[service]
-    answer = ask(there.address, PEER_PORT, there.authority, "GET", ONE, {}, certificate=shown)
+    answer = there.ask_at(PEER_PORT, "GET", ONE, certificate=shown)
     assert (answer.status, answer.headers["Content-Type"]) == (400, "application/problem+json")
     assert "client certificate" in answer.body["detail"]
     assert there.requests() == []
@@ -422,9 +177,7 @@ def test_only_other_web_nodes_may_use_the_listener_for_them(nodes: tuple[Node, N
 def test_certificate_for_clients_is_none_of_a_web_node(nodes: tuple[Node, Node]) -> None:
     """OpenSSL refuses it, as it is for servers only."""
     here, there = nodes
-    answer = ask(
-        there.address, PEER_PORT, there.authority, "GET", ONE, {}, certificate=certificate(here, "nginx")
-    )
+    answer = there.ask_at(PEER_PORT, "GET", ONE, certificate=here.certificate("nginx"))
     assert answer.status == 400
     assert there.requests() == []
 
@@ -546,8 +299,8 @@ def test_requests_while_the_apis_of_a_node_go_and_come_back(nodes: tuple[Node, N
     assert len(failed) <= CLIENTS * KILLS
 
 
-def test_single_web_node_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = render(tmp_path, monkeypatch, WEB[:1])[WEB[0]]
+def test_single_web_node_asks_nobody(tmp_path: Path) -> None:
+    text = render(tmp_path, {WEB[0]: ADDRESSES[WEB[0]]})[WEB[0]]["nginx/nginx.conf.j2"]
     for word in ("backup", "repeatable", "418", "peer", "X-Real-IP", str(PEER_PORT), "own_query"):
         assert word not in text
     assert "proxy_next_upstream off;" in text

@@ -163,7 +163,12 @@ def test_systemd_reads_the_units_beside_nginx(texts: Texts, tmp_path: Path, name
 
 
 @pytest.mark.parametrize(
-    ("name", "section"), [("nginx/service.conf.j2", "Service"), ("base/journald.conf.j2", "Journal")]
+    ("name", "section"),
+    [
+        ("nginx/service.conf.j2", "Service"),
+        ("virtual_address/service.conf.j2", "Service"),
+        ("base/journald.conf.j2", "Journal"),
+    ],
 )
 def test_drop_ins_have_their_section(texts: Texts, name: str, section: str) -> None:
     reader = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=False)

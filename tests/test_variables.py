@@ -178,7 +178,7 @@ VARIABLES: dict[str, Variable] = {
     "nginx_body_max": Variable("333m", {NGINX: "client_max_body_size {};"}),
     "nginx_api_timeout_seconds": Variable(1043, {NGINX: "proxy_read_timeout {}s;"}),
     "nginx_access_log_buffer": Variable("333k", {NGINX: "buffer={} "}),
-    "nginx_access_log_flush_seconds": Variable(1007, {NGINX: "flush={}s;"}),
+    "nginx_access_log_flush_seconds": Variable(1007, {NGINX: "flush={}s"}),
     "nginx_access_log_size": Variable("773M", {"nginx/logrotate.conf.j2": "size {}\n"}),
     "nginx_access_log_files": Variable(1017, {"nginx/logrotate.conf.j2": "rotate {}\n"}),
     "nginx_connections": Variable(5003, {NGINX: "worker_connections {};"}),
@@ -309,6 +309,18 @@ VARIABLES: dict[str, Variable] = {
     "upgrade_ready_seconds": Variable(1087, {"upgrade/tasks/gate.yml": "retries: {}\n"}),
     "upgrade_restarted_units": Variable(
         ["other-units"], {}, read_by=("upgrade/tasks/restart.yml", "upgrade_restarted_units | join")
+    ),
+    "virtual_address_addresses": Variable(
+        ["192.0.2.201"],
+        {
+            "virtual_address/keepalived.conf.j2": "{}/32 dev eth0",
+            "virtual_address/tasks/drain.yml": "--regexp={} ",
+            "virtual_address/tasks/undrain.yml": "--fixed-strings {};",
+            "certificates/tasks/certificate.yml": "- IP:{}\n",
+        },
+    ),
+    "virtual_address_drain_seconds": Variable(
+        1117, {"virtual_address/tasks/drain.yml": "within {} s, its addresses have not moved"}
     ),
     "local_node_state": Variable("stopped", {LOCAL_NODE: "state: {}\n"}),
     "local_node_machine_prefix": Variable("prefix-", {LOCAL_NODE: "machine_prefix: {}\n"}),
