@@ -38,6 +38,7 @@ QUESTION = {
     "firewall": "{{ firewall_enabled | default(true) | bool }}",
     "postgresql_version": "{{ postgresql_version | default('') }}",
     "url": "{{ service_url | default('') }}",
+    "moved": "{{ virtual_address_addresses | default([]) }}",
     "hint": "{{ unreachable_hint | default('') }}",
     "become_password": "{{ ansible_become_password | default(ansible_become_pass | default('')) }}",
 }
@@ -187,7 +188,7 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
         return known.get(name, new)
 
     return Service(
-        url=(web[0]["url"] or f"https://{web[0]['address']}").rstrip("/"),
+        url=(web[0]["url"] or f"https://{[*web[0]['moved'], web[0]['address']][0]}").rstrip("/"),
         certificate_authority=Path(web[0]["authority"]),
         secrets_folder=Path(web[0]["secrets"]),
         state_folder=Path(web[0]["state"]) if web[0]["state"] else None,
@@ -198,7 +199,7 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
                 ssh_command(one),
                 one["address"],
                 one["hint"],
-                units_of(one["groups"], database(name, one).unit),
+                units_of(one["groups"], database(name, one).unit, moved=bool(one["moved"])),
                 str(one["firewall"]).lower() != "false",
                 database(name, one).port if "postgresql" in one["groups"] else 0,
                 str(one["become_password"]),

@@ -37,8 +37,11 @@ def postgresql_unit(version: str, name: str = "main") -> str:
     return f"postgresql@{version}-{name}.service"
 
 
-def units_of(groups: Collection[str], database_unit: str) -> tuple[str, ...]:
-    """Return the units that a node of these groups has to run; database_unit: that of PostgreSQL there."""
+def units_of(groups: Collection[str], database_unit: str, moved: bool = False) -> tuple[str, ...]:
+    """Return the units that a node of these groups has to run.
+
+    database_unit: that of PostgreSQL there. moved: whether addresses move between the web nodes.
+    """
     by_group = {
         "kafka": ("kafka.service",),
         "postgresql": (database_unit,),
@@ -47,6 +50,7 @@ def units_of(groups: Collection[str], database_unit: str) -> tuple[str, ...]:
             "nginx-logrotate.timer",
             *PROCESSES.values(),
             *(name.replace(".service", ".socket") for name in PROCESSES.values()),
+            *(["keepalived.service"] if moved else []),
         ),
     }
     return tuple(name for group, names in by_group.items() if group in groups for name in names)

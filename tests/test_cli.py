@@ -43,6 +43,7 @@ def facts(**changes: object) -> dict[str, object]:
         "firewall": True,
         "postgresql_version": "",
         "url": "",
+        "moved": [],
         "hint": "",
         "become_password": "",
         **changes,
@@ -75,6 +76,14 @@ class TestInventory:
         assert (
             inventory.service_of({"web.x": facts(url="https://time.example/")}).url == "https://time.example"
         )
+
+    def test_service_is_at_the_first_address_that_moves(self) -> None:
+        moved = facts(moved=["192.0.2.101", "192.0.2.102"])
+        service = inventory.service_of({"web.x": moved, "db.x": facts(groups=["db"])})
+        assert service.url == "https://192.0.2.101"
+        assert [node.name for node in service.nodes if "keepalived.service" in node.units] == ["web.x"]
+        assert inventory.service_of({"web.x": {**moved, "url": "https://a"}}).url == "https://a"
+        assert "keepalived.service" not in inventory.service_of({"web.x": facts()}).nodes[0].units
 
     def test_without_a_web_node_there_is_no_service(self) -> None:
         with pytest.raises(inventory.InventoryError, match="group web"):

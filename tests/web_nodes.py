@@ -240,7 +240,7 @@ def render(
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(rendered, "ADDRESSES", {**rendered.ADDRESSES, **addresses})
         monkeypatch.setattr(rendered, "WEB", list(addresses))
-        plays = rendered.plays(rendered.template_tasks, only=roles)
+        plays = rendered.plays(rendered.template_tasks, rendered.file_tasks, only=roles)
         release = platform.freedesktop_os_release()["VERSION_ID"]
         return rendered.run(folder, plays, settings, release=release)
 
