@@ -315,12 +315,15 @@ VARIABLES: dict[str, Variable] = {
         {
             "virtual_address/keepalived.conf.j2": "{}/32 dev eth0",
             "virtual_address/tasks/drain.yml": "--regexp={} ",
-            "virtual_address/tasks/undrain.yml": "--fixed-strings {};",
+            "virtual_address/tasks/undrain.yml": "--fixed-strings {} ",
             "certificates/tasks/certificate.yml": "- IP:{}\n",
         },
     ),
     "virtual_address_drain_seconds": Variable(
-        1117, {"virtual_address/tasks/drain.yml": "within {} s, its addresses have not moved"}
+        # The loop waits for a fifth of a second each time.
+        1117,
+        {"virtual_address/tasks/drain.yml": "seq {})"},
+        "5585",
     ),
     "local_node_state": Variable("stopped", {LOCAL_NODE: "state: {}\n"}),
     "local_node_machine_prefix": Variable("prefix-", {LOCAL_NODE: "machine_prefix: {}\n"}),
