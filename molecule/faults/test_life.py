@@ -138,7 +138,7 @@ def older_kafka(nodes: Nodes, tmp_path: Path) -> Iterator[str]:
     run(nodes.db, "rm /etc/kafka/cluster.properties")
     (nodes.service.secrets_folder / "kafka_cluster.yml").unlink()
     run(nodes.db, "systemctl disable kafka.service")
-    run(nodes.db, "runuser -u postgres -- psql -XAqc 'TRUNCATE timestamp_records' timestamps")
+    run(nodes.db, "runuser -u postgres -- psql -XAqc 'TRUNCATE timestamp_records, timestamp_counts' timestamps")
     nodes.play("site.yml", *given)
     yield older[1]
     nodes.play("site.yml")

@@ -32,6 +32,18 @@ def test_a_row() -> None:
     assert not batch.bad
 
 
+def test_what_it_holds_of_each_partition() -> None:
+    batch = Batch()
+    batch.add([message(good(1), 4, 7), message(b"nonsense", 3, 41), message(good(2), 3, 42)])
+    batch.add([message(good(1), 4, 8)])
+    assert batch.spans() == [(3, 41, 43), (4, 7, 9)]
+    # Given up, and taken again.
+    batch.next_offsets.pop(4)
+    assert batch.spans() == [(3, 41, 43), (4, 7, 7)]
+    batch.add([message(good(3), 4, 12)])
+    assert batch.spans() == [(3, 41, 43), (4, 7, 13)]
+
+
 def test_a_bad_message_stays_as_it_was() -> None:
     batch = Batch()
     batch.add([message(b"nonsense", 3, 41, [("h", b"\xff"), ("h", None)])])

@@ -11,6 +11,7 @@ from timestamp_service.consumer.batch import Batch, TracedRecord
 from timestamp_service.consumer.projection import Projection
 from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
+from timestamp_service.database.counts import Span
 from timestamp_service.kafka.dead_letters import BadMessage, DeadLetters, NotDeliveredError
 from timestamp_service.runtime.logs import Log
 
@@ -21,14 +22,16 @@ class FakeProjection(Projection):
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
         self.rows: list[str] = []
+        self.spans: list[Span] = []
 
     def prepare(self) -> None:
-        self.write([])
+        self.write([], [])
 
-    def write(self, records: Sequence[TracedRecord]) -> int:
+    def write(self, records: Sequence[TracedRecord], spans: Sequence[Span]) -> int:
         if self.errors:
             raise self.errors.pop(0)
         self.rows += [record.identifier for record in records]
+        self.spans += spans
         return len(records)
 
     def close(self) -> None:
@@ -76,6 +79,19 @@ def test_a_batch_is_written_once_its_dead_letters_are() -> None:
     assert writer.submit(batch()).result(5)
     assert (letters.sent, len(projection.rows)) == ([1, 1], 1)
     assert state.missing() is None
+    assert projection.spans == [(0, 0, 2)]
+    writer.close()
+
+
+def test_what_is_read_is_counted_without_a_record_too() -> None:
+    projection, state = FakeProjection(), State()
+    writer = Writer(projection, FakeDeadLetters(), state, Log("test", logging.CRITICAL))
+    bad = Batch()
+    bad.add([message(b"nonsense", 3, 0)])
+    assert writer.submit(bad).result(5)
+    assert projection.spans == [(3, 0, 1)]
+    assert writer.submit(Batch()).result(5)
+    assert projection.spans == [(3, 0, 1)]
     writer.close()
 
 

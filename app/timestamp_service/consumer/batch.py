@@ -8,6 +8,7 @@ from confluent_kafka import Message
 
 from timestamp_service import correlation
 from timestamp_service.correlation import Correlation
+from timestamp_service.database.counts import Span
 from timestamp_service.kafka import messages
 from timestamp_service.kafka.dead_letters import BadMessage
 from timestamp_service.kafka.messages import Headers, MalformedError
@@ -31,6 +32,8 @@ class Batch:
     bad: list[BadMessage] = field(default_factory=list)
     # The offset to go on from, of each partition.
     next_offsets: dict[int, int] = field(default_factory=dict)
+    # That of the first message, of each partition.
+    first_offsets: dict[int, int] = field(default_factory=dict)
     # All messages, also the duplicates within the batch, which are in neither of the first two.
     count: int = 0
     # The size of all values, and of the keys and headers of the bad messages.
@@ -51,6 +54,8 @@ class Batch:
             if partition is None or offset is None:
                 raise ValueError("the message does not come from a topic")
             self.count += 1
+            if partition not in next_offsets:
+                self.first_offsets.setdefault(partition, offset)
             next_offsets[partition] = offset + 1
             value, headers, time = message.value(), messages.headers(message), message.timestamp()
             if value is not None:
@@ -72,3 +77,11 @@ class Batch:
                 if headers != last_headers:
                     traced, last_headers = correlation.from_kafka(headers), headers
                 records[identifier] = TracedRecord(identifier, event_timestamp, created_at, traced)
+
+    def spans(self) -> list[Span]:
+        """Return what it holds of each partition, in their order. Of one that was given up, nothing is."""
+        next_offsets = self.next_offsets
+        return [
+            (partition, first, next_offsets.get(partition, first))
+            for partition, first in sorted(self.first_offsets.items())
+        ]

@@ -72,8 +72,8 @@ class Writer:
         self._state.dead_letters_written()
         records = list(batch.records.values())
         written = 0
-        if records:
-            written = self._projection.write(records)
+        if batch.count:
+            written = self._projection.write(records, batch.spans())
         else:
             self._projection.prepare()
         self._state.database_answers = True

@@ -145,6 +145,7 @@ class Rebuilding:
                     raise LockedError(f"{_named(missing)} has no dead letter yet")
                 self._proved += table.measure_rest()
                 proof = self._prove(ends)
+                table.count(proof.rows, ends)
                 table.exchange(self._stopped)
                 return Rebuilt(proof, time.monotonic() - held_at)
         except BaseException:

@@ -3,16 +3,16 @@
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg2
 from psycopg2 import errors, extensions
 
-from timestamp_service.database import connections, schema
+from timestamp_service.database import connections, counts, schema
 from timestamp_service.database.rows import arrays, copy_statement, copy_text, insert_statement
-from timestamp_service.database.schema import OWNER, TABLE
+from timestamp_service.database.schema import COUNTS, OWNER, TABLE
 from timestamp_service.rebuild import checksum
 from timestamp_service.rebuild.rows import NumberedRow
 from timestamp_service.settings import Database
@@ -95,7 +95,10 @@ class Table:
                 # After a crash the rebuild starts again; the commit of the swap writes all to the disk.
                 cursor.execute("SET synchronous_commit = off")
             with self._cursor():
-                schema.create_if_absent(self._connection)
+                present = schema.present(self._connection)
+            if not present:
+                with _bounded(self._connection, _PROOF_SECONDS):
+                    schema.create(self._connection)
             self._remove(OLD)
             self._remove(NEW)
             with self._cursor() as cursor:
@@ -235,7 +238,8 @@ class SealedTable:
                 " SET LOCAL idle_in_transaction_session_timeout = '5min'"
             )
             try:
-                cursor.execute(f"LOCK TABLE {TABLE} IN SHARE ROW EXCLUSIVE MODE")
+                # In the order in which the writers take them.
+                cursor.execute(f"LOCK TABLE {TABLE}, {COUNTS} IN SHARE ROW EXCLUSIVE MODE")
             except errors.LockNotAvailable:
                 cursor.execute("ROLLBACK TO SAVEPOINT writers")
                 raise LockedError(f"a writer has held {TABLE} for {_WRITERS_SECONDS} s") from None
@@ -247,6 +251,11 @@ class SealedTable:
                 with self._cursor(_STATEMENT_SECONDS) as cursor:
                     cursor.execute("ROLLBACK TO SAVEPOINT writers")
             raise
+
+    def count(self, rows: int, next_offsets: Mapping[int, int]) -> None:
+        """Set the counts to those of the new table, which takes its place: they change with the swap."""
+        with self._cursor(_STATEMENT_SECONDS) as cursor:
+            cursor.execute(counts.SET, (rows, list(next_offsets), list(next_offsets.values())))
 
     def exchange(self, stopped: Callable[[], bool]) -> None:
         """Swap the tables; the writers then continue with the new one.
