@@ -301,6 +301,8 @@ def ready(node: Host, state: Mapping[str, Any]) -> Check:
         fix = "it cannot use Kafka: see kafka.service above; for a refused password run site.yml; " + logs_of(
             node, name
         )
+    elif "not whole" in lacks:
+        fix = "rows are missing from the database: make rebuild (docs/rebuild.md)"
     elif any(word in lacks for word in ("database", "postgres", "table")):
         fix = (
             "it cannot use PostgreSQL: see postgresql above; for a refused password run site.yml; "

@@ -204,6 +204,7 @@ def test_failure_names_its_fix(changes: dict[str, Any], what: str, fix: str) -> 
         ({"status": 0, "said": "timed out"}, "the process hangs"),
         ({"status": 503, "said": '{"detail": "The kafka does not answer."}'}, "it cannot use Kafka"),
         ({"status": 503, "said": '{"detail": "The database does not answer."}'}, "it cannot use PostgreSQL"),
+        ({"status": 503, "said": '{"detail": "The database is not whole: rebuild it."}'}, "make rebuild"),
         ({"status": 500, "said": "?"}, "make logs NODE=web UNIT=timestamp-query.service"),
     ],
 )

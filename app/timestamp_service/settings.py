@@ -118,7 +118,8 @@ class Query:
     """Settings of the query API."""
 
     server: Server
-    database: Database
+    # Independent projections with the same records, the nearest first.
+    databases: tuple[Database, ...]
     connections: int
     waiting_max: int
 
@@ -189,7 +190,7 @@ def read_query(environment: Environment) -> Query:
     """Read the settings of the query API. Raises SettingError."""
     return Query(
         server=read_server(environment),
-        database=read_database(environment),
+        databases=read_databases(environment),
         connections=_integer(environment, "DB_CONNECTIONS", 2, 1, 100),
         waiting_max=_integer(environment, "QUERY_WAITING_MAX", 1_000, 0, 100_000),
     )
@@ -276,13 +277,28 @@ def _kafka(environment: Environment) -> Kafka:
 
 def read_database(environment: Environment) -> Database:
     """Read how to reach PostgreSQL. Raises SettingError."""
+    return _database(environment, _text(environment, "DB_URL"), "")
+
+
+def read_databases(environment: Environment) -> tuple[Database, ...]:
+    """Read how to reach PostgreSQL, where DB_URL may name several databases. Raises SettingError."""
+    urls = _text(environment, "DB_URL").split()
+    if len(set(urls)) < len(urls):
+        raise SettingError("DB_URL", "names a database twice")
+    return tuple(
+        _database(environment, url, f"(number {number} of {len(urls)}) " if len(urls) > 1 else "")
+        for number, url in enumerate(urls, 1)
+    )
+
+
+def _database(environment: Environment, url: str, which: str) -> Database:
     # The command API does without a PostgreSQL client.
     import psycopg2
     from psycopg2.extensions import parse_dsn
 
-    url = _text(environment, "DB_URL")
     expected = (
-        "must be a libpq URI such as postgresql://host:port/database; percent-encode special characters"
+        f"{which}must be a libpq URI such as postgresql://host:port/database;"
+        " percent-encode special characters"
     )
     # After an unencoded @, / or ? libpq takes the rest of a password for another part, and may quote it.
     if re.fullmatch(r"postgres(?:ql)?://(?:[^@/?]*@)?[^@]*", url) is None:

@@ -50,7 +50,7 @@ def test_lookups_are_held_while_a_query_is_on_its_way(world: World, monkeypatch:
 
 
 async def _hold(world: World, query: settings.Query) -> None:
-    reading = Reader(query, Log("test", 50))
+    reading = Reader(query.databases[0], query.connections, Log("test", 50))
     first, second, third, fourth = (new() for _ in range(4))
 
     async def come(count: int) -> None:
@@ -88,7 +88,8 @@ def test_slow_pages_hold_up_no_lookup_and_keep_their_connection(world: World) ->
 
     async def scenario() -> None:
         log = Log("test", 50)
-        reading, pages = Reader(query, log), Pages(query, log)
+        (database,) = query.databases
+        reading, pages = Reader(database, query.connections, log), Pages(database, log)
 
         async def page(sql: str) -> str | None:
             """Return the process of the server that answered, or None where it was too slow."""

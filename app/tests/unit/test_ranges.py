@@ -10,6 +10,7 @@ from timestamp_service.web.problems import Problem
 INSTANT = "2009-09-28T19:03:12.123456789Z"
 IDENTIFIER = "01890a5d-ac96-774b-bcce-b302099a8057"
 CURSOR = Cursor(INSTANT, IDENTIFIER)
+MARKED = Cursor(INSTANT, IDENTIFIER, "12")
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,8 @@ CURSOR = Cursor(INSTANT, IDENTIFIER)
             Range("2009-09-28T19:03:12.45Z", "2009-09-28T19:03:12.5Z"),
         ),
         (f"cursor={ranges.encode_cursor(CURSOR)}", Range(after=CURSOR)),
+        # With the mark of a projection.
+        (f"cursor={ranges.encode_cursor(MARKED)}", Range(after=MARKED)),
     ],
 )
 def test_parse(query: str, expected: Range) -> None:
@@ -68,6 +71,13 @@ def test_parse(query: str, expected: Range) -> None:
         ("cursor=é", "next of the page before"),
         ("cursor=" + base64.urlsafe_b64encode(b"x y").decode(), "next of the page before"),
         ("cursor=" + base64.urlsafe_b64encode(f"{INSTANT} {INSTANT} x".encode()).decode(), "page before"),
+        *(
+            (
+                "cursor=" + base64.urlsafe_b64encode(f"{INSTANT} {IDENTIFIER}{mark}".encode()).decode(),
+                "page before",
+            )
+            for mark in (" ", " x", " 1 2", " 1234", "  1")
+        ),
         (f"cursor={ranges.encode_cursor(CURSOR)}!", "next of the page before"),
     ],
 )
@@ -97,4 +107,6 @@ def test_a_page() -> None:
         .page(records)
         .endswith(f'"next":"{ranges.encode_cursor(Cursor(INSTANT, records[1].identifier))}"}}'.encode())
     )
+    marked = Cursor(INSTANT, records[1].identifier, "1")
+    assert ranges.encode_cursor(marked).encode() in Range(limit=2).page(records, "1")
     assert Range().page([]) == b'{"items":[],"next":null}'

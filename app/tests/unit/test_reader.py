@@ -34,6 +34,9 @@ class FakeDatabase:
         self.fails = False
         self.error: Exception | None = None
         self.is_down = False
+        self.whole = True
+        # None: its rows were never counted.
+        self.offsets: dict[str, int] | None = {}
 
     def record(self, *identifiers: str) -> None:
         for identifier in identifiers:
@@ -56,7 +59,7 @@ class FakeConnection:
 
     async def fetch(self, query: str, parameters: Any, _seconds: float) -> list[tuple[Any, ...]]:
         if not query.startswith("EXECUTE"):
-            return []
+            return await self._look(query)
         (wanted,) = parameters
         self.database.asked.append(wanted)
         # A query sees what is there when it begins.
@@ -67,6 +70,14 @@ class FakeConnection:
         if self.database.fails:
             raise psycopg2.OperationalError("the server closed the connection")
         return rows
+
+    async def _look(self, query: str) -> list[tuple[Any, ...]]:
+        """Answer who looks if the database is whole."""
+        if self.database.is_down:
+            raise psycopg2.OperationalError("the server closed the connection")
+        if "CASE" in query:
+            return [(self.database.whole, self.database.offsets)]
+        return [(self.database.offsets is not None,)] if "to_regclass" in query else []
 
     def close(self) -> None:
         self.closed = True
@@ -82,8 +93,9 @@ def run(
         monkeypatch.setattr(AsyncConnection, "open", database.open)
         backend = QueryBackend(CONFIG, Log("s", logging.INFO, lambda _line: None))
         await backend.start()
-        reader = backend.sources.reader
-        await until(lambda: reader.connected == CONFIG.connections and backend.sources.pages.connected)
+        (projection,) = backend.sources.projections.all
+        reader = projection.reader
+        await until(lambda: reader.connected == CONFIG.connections and projection.pages.connected)
         await scenario(backend, reader, database)
         await backend.stop()
         assert all(connection.closed for connection in database.opened)
@@ -216,6 +228,43 @@ def test_lookups_fail_at_once_when_it_is_frozen(monkeypatch: pytest.MonkeyPatch)
                 await reader.get(A)
             assert asyncio.get_running_loop().time() - begun < 0.4
 
+    run(monkeypatch, scenario)
+
+
+def test_what_is_not_whole_answers_nothing_at_once_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(backend: QueryBackend, reader: Reader, database: FakeDatabase) -> None:
+        database.record(A)
+        database.whole = False
+        await until(lambda: not reader.connected)
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(UnavailableError):
+            await reader.get(A)
+        assert asyncio.get_running_loop().time() - begun < 0.1
+        assert not database.asked
+        await until(lambda: len(database.opened) > 8)
+        assert not reader.connected
+        assert await backend.check() == "database is not whole: rebuild it"
+        database.whole = True
+        await until(lambda: reader.connected)
+        assert identifier_of(await reader.get(A)) == A
+        assert await backend.check() is None
+
+    monkeypatch.setattr("timestamp_service.query.projection._WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("timestamp_service.query.lane._NOT_WHOLE_SECONDS", 0.02)
+    run(monkeypatch, scenario)
+
+
+def test_a_database_that_was_never_counted_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(_backend: QueryBackend, reader: Reader, database: FakeDatabase) -> None:
+        database.record(A)
+        database.whole = False
+        await until(lambda: not reader.connected)
+        database.offsets = None
+        await until(lambda: reader.connected)
+        assert identifier_of(await reader.get(A)) == A
+
+    monkeypatch.setattr("timestamp_service.query.projection._WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("timestamp_service.query.lane._NOT_WHOLE_SECONDS", 0.02)
     run(monkeypatch, scenario)
 
 

@@ -76,7 +76,21 @@ def test_secrets_from_files(tmp_path: Path) -> None:
 
     read = settings.read_query({**environment, "DB_PASSWORD_FILE": str(file)})
 
-    assert read.database.password == "from-a-file"
+    assert read.databases[0].password == "from-a-file"
+
+
+def test_several_databases() -> None:
+    urls = ["postgresql://10.0.0.1/timestamps", "postgres://10.0.0.2:5433/timestamps"]
+    read = settings.read_query({**QUERY, "DB_URL": f" {urls[0]}  {urls[1]}\n"})
+    assert [database.url for database in read.databases] == urls
+    assert {database.username for database in read.databases} == {"timestamp_query"}
+    with pytest.raises(SettingError, match=r"DB_URL \(number 2 of 2\) must be"):
+        settings.read_query({**QUERY, "DB_URL": f"{urls[0]} 10.0.0.2"})
+    with pytest.raises(SettingError, match="DB_URL names a database twice"):
+        settings.read_query({**QUERY, "DB_URL": f"{urls[0]} {urls[0]}"})
+    # Who writes has one.
+    with pytest.raises(SettingError, match="DB_URL"):
+        settings.read_consumer({**CONSUMER, **SASL, "DB_URL": " ".join(urls)})
 
 
 Read = Callable[[settings.Environment], object]

@@ -35,6 +35,12 @@ def dsn(database: Database, application: str) -> str:
     return extensions.make_dsn(database.url, **parameters)
 
 
+def name(database: Database) -> str:
+    """Return what to call `database` in metrics: where it is, without user and password."""
+    parts = extensions.parse_dsn(database.url)
+    return f"{parts.get('host', '')}:{parts.get('port', '5432')}/{parts.get('dbname', '')}"
+
+
 def connect(dsn: str) -> extensions.connection:
     """Return a connection in autocommit mode, whose calls block. Raises psycopg2.Error."""
     connection: extensions.connection = psycopg2.connect(dsn)

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--database",
         action="store_true",
-        help="check the table, by the settings DB_URL, DB_USERNAME and DB_PASSWORD or DB_PASSWORD_FILE",
+        help="check the table of each database of DB_URL, by DB_USERNAME and DB_PASSWORD or DB_PASSWORD_FILE",
     )
     check.add_argument(
         "--wait",
@@ -162,14 +162,16 @@ def _check(chosen: argparse.Namespace) -> int:
         with Path(chosen.ledger).open(encoding="ascii") as file:
             held = book.read(file)
     if chosen.database:
-        verdict = check_table(settings.read_database(os.environ), held, chosen.wait)
+        databases = settings.read_databases(os.environ)
+        verdicts = [check_table(database, held, chosen.wait) for database in databases]
     elif chosen.url is None:
         raise ValueError("give --url or --database")
     else:
         server = Server.of(chosen.url, chosen.ca)
-        verdict = uvloop.run(check_api(server, held, chosen.wait, chosen.sample, chosen.connections))
-    _print(verdict.counts())
-    return _print_wrong(verdict.wrong())
+        verdicts = [uvloop.run(check_api(server, held, chosen.wait, chosen.sample, chosen.connections))]
+    for verdict in verdicts:
+        _print(verdict.counts())
+    return _print_wrong([sentence for verdict in verdicts for sentence in verdict.wrong()])
 
 
 def _print(counts: dict[str, Any]) -> None:

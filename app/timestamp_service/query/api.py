@@ -11,8 +11,9 @@ from timestamp_service import identifiers, settings
 from timestamp_service.database.records import Record
 from timestamp_service.query import caching, preferences, ranges
 from timestamp_service.query.lane import CrowdedError, UnavailableError
-from timestamp_service.query.pages import Pages, SlowError
-from timestamp_service.query.reader import Reader
+from timestamp_service.query.pages import SlowError
+from timestamp_service.query.projection import Projection
+from timestamp_service.query.projections import Lookups, Projections
 from timestamp_service.query.waiting import WaitingRoom
 from timestamp_service.runtime import metrics, systemd
 from timestamp_service.runtime.logs import Log
@@ -46,11 +47,11 @@ def _caching_headers(identifier: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where records are read: by their ids, once they come, and by their instants."""
+    """Where records are read: by their ids, once they come, and (of the projections) by their instants."""
 
-    reader: Reader
+    lookups: Lookups
     waiting: WaitingRoom
-    pages: Pages
+    projections: Projections
 
 
 class QueryBackend:
@@ -64,9 +65,15 @@ class QueryBackend:
 
     async def start(self) -> None:
         """Connect, after the fork."""
-        reader = Reader(self._config, self._log)
-        waiting = WaitingRoom(reader, self._config.waiting_max)
-        self._sources = Sources(reader, waiting, Pages(self._config, self._log))
+        databases = self._config.databases
+        projections = Projections(
+            [
+                Projection(database, self._config.connections, self._log, alone=len(databases) == 1)
+                for database in databases
+            ]
+        )
+        lookups = projections.lookups
+        self._sources = Sources(lookups, WaitingRoom(lookups, self._config.waiting_max), projections)
 
     @property
     def started(self) -> bool:
@@ -81,21 +88,25 @@ class QueryBackend:
         return self._sources
 
     async def check(self) -> str | None:
-        """Return "database" when it does not answer."""
-        return "database" if self._sources is None else await self._sources.reader.check()
+        """Return "database" when none answers, or what is wrong with it."""
+        return "database" if self._sources is None else await self._sources.projections.check()
 
     def progressing(self) -> bool:
         """Return whether queries end by when they are due."""
         sources = self._sources
-        return sources is None or (sources.reader.progressing() and sources.pages.progressing())
+        return sources is None or sources.projections.progressing()
 
     def measure(self) -> None:
         """Update the gauges of connections and of who waits."""
-        sources = self._sources
-        if sources is not None:
-            metrics.CONNECTIONS.set(sources.reader.connected + sources.pages.connected)
-            metrics.LOOKUPS.set(sources.reader.pending + sources.pages.waiting)
-            metrics.WAITING.set(sources.waiting.taken)
+        if self._sources is None:
+            return
+        projections = self._sources.projections.all
+        metrics.CONNECTIONS.set(sum(one.reader.connected + one.pages.connected for one in projections))
+        metrics.LOOKUPS.set(sum(one.reader.pending + one.pages.waiting for one in projections))
+        metrics.WAITING.set(self._sources.waiting.taken)
+        for one in projections:
+            metrics.PROJECTION_HEALTHY.labels(one.name).set(one.watched and not one.silent)
+            metrics.PROJECTION_LACKS.labels(one.name).set(one.lacks)
 
     def stopping(self) -> None:
         """End the waits for records to come."""
@@ -105,7 +116,7 @@ class QueryBackend:
     async def stop(self) -> None:
         """Close the connections."""
         if self._sources is not None:
-            for source in (self._sources.waiting, self._sources.pages, self._sources.reader):
+            for source in (self._sources.waiting, self._sources.projections):
                 await source.close()
 
 
@@ -124,7 +135,7 @@ class PlainTimestamp:
             return False
         try:
             identifier = request.command_id = identifiers.normalise(request.text)
-            lookup = self._backend.sources.reader.look_up(identifier)
+            lookup = self._backend.sources.lookups.look_up(identifier)
         except (identifiers.IdentifierError, UnavailableError):
             return False
         lookup.add_done_callback(partial(self._answer, request))
@@ -193,8 +204,9 @@ class Timestamps:
         """Answer the page that the URL's query asks for."""
         require_json_accepted(request)
         wanted = ranges.parse(request.query_string)
+        mark = None if wanted.after is None else wanted.after.mark
         try:
-            records = await self._backend.sources.pages.select(*wanted.query())
+            records, mark = await self._backend.sources.projections.select(*wanted.query(), mark)
         except UnavailableError:
             raise problems.unavailable("database") from None
         except SlowError:
@@ -205,7 +217,7 @@ class Timestamps:
             raise problems.try_again(503, "Too many pages are asked for. Try again shortly.") from None
         # Records of past instants may come at any time.
         headers = f"content-type: {JSON}\r\ncache-control: {caching.NEVER}\r\n"
-        Reply(200, headers, wanted.page(records)).fill(response)
+        Reply(200, headers, wanted.page(records, mark)).fill(response)
 
     on_head = on_get
 

@@ -9,14 +9,21 @@ from psycopg2 import errors
 from timestamp_service.database.connections import AsyncConnection, DeadlineError
 from timestamp_service.database.errors import reason
 from timestamp_service.database.schema import TABLE
+from timestamp_service.query import wholeness
+from timestamp_service.query.wholeness import NotWholeError
 from timestamp_service.runtime.logs import RateLimitedLog
 
 _PREPARE_SECONDS = 2.0
 _BACKOFF_SECONDS = (0.1, 0.5)
+# A rebuild takes longer.
+_NOT_WHOLE_SECONDS = 2.0
+
+
+NOT_WHOLE = "database is not whole: rebuild it"
 
 
 class UnavailableError(Exception):
-    """The database does not answer, or has no table yet."""
+    """The database does not answer, has no table yet, or is not whole."""
 
 
 class CrowdedError(Exception):
@@ -36,7 +43,7 @@ class Lane:
     ) -> None:
         """Connect in the background, run `prepare`, and hand the connection to `use` until that raises.
 
-        `lost` is called whenever there is none.
+        The database must be whole. `lost` is called whenever there is none.
         """
         self._dsn = dsn
         self._prepare = prepare
@@ -44,7 +51,7 @@ class Lane:
         self._lost = lost
         self._log = log
         self.connected = False
-        # What does not answer, while it does not.
+        # What does not answer, or what is wrong with it, while there is no connection.
         self.missing = "database"
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
@@ -53,6 +60,13 @@ class Lane:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    async def renew(self, missing: str) -> None:
+        """Replace the connection, whatever it is used for: `missing` is wrong with the database."""
+        await self.close()
+        self.missing = missing
+        self._lost()
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
     async def _keep(self) -> None:
         backoff = _BACKOFF_SECONDS[0]
         while True:
@@ -60,6 +74,7 @@ class Lane:
                 connection = await AsyncConnection.open(self._dsn)
                 try:
                     await connection.fetch(self._prepare, None, _PREPARE_SECONDS)
+                    await wholeness.check(connection)
                     backoff = _BACKOFF_SECONDS[0]
                     self.connected = True
                     await self._use(connection)
@@ -69,6 +84,10 @@ class Lane:
             except errors.UndefinedTable:
                 # The consumer creates it. Readiness names it.
                 self.missing = f"database table {TABLE}"
+            except NotWholeError:
+                self.missing = NOT_WHOLE
+                backoff = _NOT_WHOLE_SECONDS
+                self._log.warning("database_not_whole", NOT_WHOLE)
             except (psycopg2.Error, DeadlineError, OSError) as error:
                 self.missing = "database"
                 description = reason(error)

@@ -12,7 +12,7 @@ from timestamp_service.database.connections import AsyncConnection
 from timestamp_service.database.records import Record
 from timestamp_service.query.lane import CrowdedError, Lane, UnavailableError
 from timestamp_service.runtime.logs import Log, RateLimitedLog
-from timestamp_service.settings import Query
+from timestamp_service.settings import Database
 
 # From the request's arrival, however long it waits for its turn.
 _PAGE_SECONDS = 2.0
@@ -41,13 +41,13 @@ class _Page:
 class Pages:
     """Pages of records, one after the other."""
 
-    def __init__(self, config: Query, log: Log) -> None:
-        """Connect as `config` says, in the background."""
+    def __init__(self, database: Database, log: Log) -> None:
+        """Connect to `database` in the background."""
         self._loop = asyncio.get_running_loop()
         self._pages: deque[_Page] = deque()
         self._come = asyncio.Event()
         self._last_progress = self._loop.time()
-        dsn = connections.dsn(config.database, "timestamp-query")
+        dsn = connections.dsn(database, "timestamp-query")
         limited = RateLimitedLog(log, _LOG_SECONDS)
         self._lane = Lane(dsn, "SELECT 1", self._answer, self._fail_all, limited)
 
@@ -83,6 +83,10 @@ class Pages:
     def progressing(self) -> bool:
         """Return whether queries end by when they are due."""
         return not self._pages or self._loop.time() - self._last_progress < _STUCK_SECONDS
+
+    async def renew(self, missing: str) -> None:
+        """Replace the connection, as `missing` is wrong with the database."""
+        await self._lane.renew(missing)
 
     async def close(self) -> None:
         """Close the connection."""

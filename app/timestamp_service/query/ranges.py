@@ -5,6 +5,7 @@ A page begins right after the last record of the page before (keyset): its cost 
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,16 +27,19 @@ _TIMES_VALUE = "(%s::timestamptz, %s::smallint)"
 _SELECT = f"SELECT {COLUMNS} FROM {TABLE}"  # noqa: S608
 # By the columns: their bare names would be those of the texts that are selected.
 _ORDER = f"ORDER BY {TABLE}.event_timestamp, {TABLE}.event_nanoseconds, {TABLE}.id LIMIT %s"
+# Of a projection (`Projections`). One that is not known counts as none.
+_MARK = re.compile(r"[0-9]{1,3}")
 # Where a form would have put the space between date and time.
 _SEPARATOR = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a record stands in the order: by instant, then by id."""
+    """Where a record stands in the order: by instant, then by id; and the mark of who gave it."""
 
     instant: str
     identifier: str
+    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +67,13 @@ class Range:
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
         return f"{_SELECT}{where} {_ORDER}", (*values, self.limit + 1)
 
-    def page(self, records: Sequence[Record]) -> bytes:
-        """Return the page as the API answers it, of what `query` gave."""
+    def page(self, records: Sequence[Record], mark: str | None = None) -> bytes:
+        """Return the page as the API answers it, of what `query` gave; `mark` is that of who gave it."""
         items, more = records[: self.limit], len(records) > self.limit
         following = "null"
         if more:
-            following = f'"{encode_cursor(Cursor(items[-1].event_timestamp, items[-1].identifier))}"'
+            last = Cursor(items[-1].event_timestamp, items[-1].identifier, mark)
+            following = f'"{encode_cursor(last)}"'
         return b'{"items":[%s],"next":%s}' % (
             b",".join([record.to_json() for record in items]),
             following.encode(),
@@ -77,7 +82,8 @@ class Range:
 
 def encode_cursor(cursor: Cursor) -> str:
     """Return the opaque text of `cursor`."""
-    return base64.urlsafe_b64encode(f"{cursor.instant} {cursor.identifier}".encode()).rstrip(b"=").decode()
+    parts = [cursor.instant, cursor.identifier, *([] if cursor.mark is None else [cursor.mark])]
+    return base64.urlsafe_b64encode(" ".join(parts).encode()).rstrip(b"=").decode()
 
 
 def parse(query_string: str) -> Range:
@@ -143,8 +149,11 @@ def _cursor(text: str | None) -> Cursor | None:
         return None
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        instant, identifier = base64.b64decode(padded, b"-_", validate=True).decode("ascii").split(" ")
-        return Cursor(instants.normalise(instant), identifiers.normalise(identifier))
+        text = base64.b64decode(padded, b"-_", validate=True).decode("ascii")
+        instant, identifier, *marks = text.split(" ")
+        if marks and _MARK.fullmatch(" ".join(marks)) is None:
+            raise ValueError("the mark is no number")
+        return Cursor(instants.normalise(instant), identifiers.normalise(identifier), *marks)
     except (ValueError, binascii.Error):
         raise problems.Problem(
             400, "The parameter cursor is not accepted. Expected is the value next of the page before."

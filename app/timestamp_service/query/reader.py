@@ -12,7 +12,7 @@ from timestamp_service.database.records import COLUMNS, Record
 from timestamp_service.database.schema import TABLE
 from timestamp_service.query.lane import Lane, UnavailableError
 from timestamp_service.runtime.logs import Log, RateLimitedLog
-from timestamp_service.settings import Query
+from timestamp_service.settings import Database
 
 _QUERY_SECONDS = 2.0
 # The most ids of one query.
@@ -36,14 +36,17 @@ _RESTART_SECONDS = 5.0
 # A warning of an outage is repeated at this rate.
 _LOG_SECONDS = 10.0
 
-_NOBODY = "00000000-0000-0000-0000-000000000000"
+# The id of no record.
+NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 class Reader:
     """A few connections in the running event loop."""
 
-    def __init__(self, config: Query, log: Log) -> None:
-        """Connect as `config` says, in the background."""
+    def __init__(
+        self, database: Database, lookup_connections: int, log: Log, *, waits_for_restart: bool = True
+    ) -> None:
+        """Connect to `database` in the background, by so many connections."""
         self._loop = asyncio.get_running_loop()
         self._pending: dict[str, asyncio.Future[Record | None]] = {}
         self._pending_since = 0.0
@@ -54,14 +57,15 @@ class Reader:
         # When the last connection was lost; None: there is one.
         self._lost_at: float | None = float("-inf")
         self._restart_handle: asyncio.Handle | None = None
+        self._restart_seconds = _RESTART_SECONDS if waits_for_restart else 0.0
         # Whether an answer was overdue since a connection was made.
         self._late = False
         # How often lookups lost their connection, by id: each connection may have been cut, and no more.
         self._tries: dict[str, int] = {}
-        dsn = connections.dsn(config.database, "timestamp-query")
+        dsn = connections.dsn(database, "timestamp-query")
         limited = RateLimitedLog(log, _LOG_SECONDS)
         self._lanes = [
-            Lane(dsn, _PREPARE, self._answer, self._on_lost, limited) for _ in range(config.connections)
+            Lane(dsn, _PREPARE, self._answer, self._on_lost, limited) for _ in range(lookup_connections)
         ]
 
     @property
@@ -83,16 +87,25 @@ class Reader:
         """Name the database, or its table, when it does not answer; without waiting for a restart."""
         try:
             if self.connected:
-                await self.get(_NOBODY)
+                await self.get(NOBODY)
                 return None
         except UnavailableError:
             pass
+        return self.missing
+
+    @property
+    def missing(self) -> str:
+        """What does not answer, or what is wrong with it, while there is no connection."""
         return next((lane.missing for lane in self._lanes if lane.missing != "database"), "database")
 
     def progressing(self) -> bool:
         """Return whether queries end by when they are due; without a connection none can."""
         idle = not (self._pending and self.connected)
         return idle or self._loop.time() - self._last_progress < _STUCK_SECONDS
+
+    async def renew(self, missing: str) -> None:
+        """Replace the connections, as `missing` is wrong with the database."""
+        await asyncio.gather(*(lane.renew(missing) for lane in self._lanes))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -189,23 +202,25 @@ class Reader:
                 if other is not lookup:
                     other.add_done_callback(partial(_follow, lookup))
             else:
-                _fail(lookup)
+                fail(lookup)
 
     def _restarting(self) -> bool:
-        return self._lost_at is not None and self._loop.time() - self._lost_at < _RESTART_SECONDS
+        return self._lost_at is not None and self._loop.time() - self._lost_at < self._restart_seconds
 
     def _on_lost(self) -> None:
         if self.connected:
             return
         if self._lost_at is None:
-            # One that keeps the connection and does not answer is frozen, and does not restart.
-            self._lost_at = float("-inf") if self._late else self._loop.time()
-            self._restart_handle = self._loop.call_later(_RESTART_SECONDS, self._on_lost)
+            # One that keeps the connection and does not answer is frozen, and does not restart; nor does one
+            # that says what is wrong with it.
+            restarts = not self._late and self.missing == "database"
+            self._lost_at = self._loop.time() if restarts else float("-inf")
+            self._restart_handle = self._loop.call_later(self._restart_seconds, self._on_lost)
         if not self._restarting():
             batch, self._pending = self._pending, {}
             self._tries.clear()
             for lookup in batch.values():
-                _fail(lookup)
+                fail(lookup)
 
 
 def resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> None:
@@ -214,7 +229,8 @@ def resolve(future: "asyncio.Future[Record | None]", record: Record | None) -> N
         future.set_result(record)
 
 
-def _fail(future: "asyncio.Future[Any]") -> None:
+def fail(future: "asyncio.Future[Any]") -> None:
+    """End `future`, which may have ended already, with UnavailableError."""
     if not future.done():
         future.set_exception(UnavailableError())
         # Nobody may be left to learn of it: asyncio must not log that either.
@@ -224,7 +240,7 @@ def _fail(future: "asyncio.Future[Any]") -> None:
 def _follow(future: "asyncio.Future[Record | None]", other: "asyncio.Future[Record | None]") -> None:
     """End `future` as another lookup of the same id has ended."""
     if other.cancelled() or other.exception() is not None:
-        _fail(future)
+        fail(future)
     else:
         resolve(future, other.result())
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 from timestamp_service.database.records import Record
 from timestamp_service.query.lane import CrowdedError, UnavailableError
-from timestamp_service.query.reader import Reader, resolve
+from timestamp_service.query.projections import Lookups
+from timestamp_service.query.reader import resolve
 
 # A young wait is looked at often, an older one less so.
 _TICK_SECONDS = 0.005
@@ -24,9 +26,9 @@ class _Awaited:
 class WaitingRoom:
     """Requests that wait for records, bounded in number."""
 
-    def __init__(self, reader: Reader, places: int) -> None:
-        """Look for records by `reader`, for `places` requests at most."""
-        self._reader = reader
+    def __init__(self, lookups: Lookups, places: int) -> None:
+        """Look for records by `lookups`, for `places` requests at most."""
+        self._lookups = lookups
         self._places = places
         self._loop = asyncio.get_running_loop()
         self._awaited: dict[str, _Awaited] = {}
@@ -39,7 +41,7 @@ class WaitingRoom:
 
         Raises UnavailableError, and CrowdedError when too many wait.
         """
-        record = await self._reader.get(identifier)
+        record = await self._lookups.get(identifier)
         if record is not None or seconds <= 0 or self._closed:
             return record
         if self._taken >= self._places:
@@ -93,15 +95,22 @@ class WaitingRoom:
                 if slow or now - awaited.since < _YOUNG_SECONDS
             ]
             try:
-                lookups = [self._reader.look_up(identifier) for identifier in wanted]
+                lookups = [self._lookups.look_up(identifier) for identifier in wanted]
             except UnavailableError:
                 # Whoever waits goes on waiting: the database may be back in time.
                 continue
+            # Each by itself: one that several projections are asked for may take longer.
+            for identifier, lookup in zip(wanted, lookups, strict=True):
+                lookup.add_done_callback(partial(self._arrive, identifier))
             if lookups:
                 await asyncio.wait(lookups)
-            for identifier, lookup in zip(wanted, lookups, strict=True):
-                awaited = self._awaited.get(identifier)
-                if awaited is None or lookup.exception() is not None or lookup.result() is None:
-                    continue
-                for arrival in awaited.arrivals:
-                    resolve(arrival, lookup.result())
+
+    def _arrive(self, identifier: str, lookup: "asyncio.Future[Record | None]") -> None:
+        """Let those who wait for the record have it, if it was found."""
+        awaited = self._awaited.get(identifier)
+        if awaited is None or lookup.cancelled() or lookup.exception() is not None:
+            return
+        record = lookup.result()
+        if record is not None:
+            for arrival in awaited.arrivals:
+                resolve(arrival, record)

@@ -46,6 +46,18 @@ LOOKUPS = Gauge(
 WAITING = Gauge(
     "timestamp_query_waiting", "Requests that wait for a record to come", multiprocess_mode="livesum"
 )
+PROJECTION_HEALTHY = Gauge(
+    "timestamp_query_projection_healthy",
+    "Whether a database is whole and answers in time",
+    ["projection"],
+    multiprocess_mode="livemin",
+)
+PROJECTION_LACKS = Gauge(
+    "timestamp_query_projection_behind_messages",
+    "Messages that another database has and this one has not",
+    ["projection"],
+    multiprocess_mode="livemax",
+)
 
 CONSUMED = Counter("timestamp_consumer_consumed", "Messages dealt with")
 WRITTEN = Counter("timestamp_consumer_written", "Rows written")

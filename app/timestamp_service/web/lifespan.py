@@ -79,7 +79,7 @@ class Lifespan:
             if missing != reported:
                 reported = missing
                 self._log.warning("not_ready", waits_for=missing)
-                self._notifier.status(f"Waits for the {missing}")
+                self._notifier.status(f"Not ready: {missing}")
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, 2)
         self._log.info("ready")

@@ -43,8 +43,12 @@ def try_again(status: int, detail: str) -> Problem:
 
 
 def unavailable(dependency: str) -> Problem:
-    """Return the problem of a service whose `dependency` (its kind, never its host) does not answer."""
-    return try_again(503, f"The {dependency} does not answer at the moment. Try again shortly.")
+    """Return the problem of a service whose `dependency` (its kind, never its host) does not answer.
+
+    It may say itself what is wrong, and after a colon what helps.
+    """
+    said = dependency if ":" in dependency else f"{dependency} does not answer at the moment"
+    return try_again(503, f"The {said}. Try again shortly.")
 
 
 def of(error: falcon.HTTPError, path: str) -> Problem:
