@@ -105,7 +105,7 @@ class QueryBackend:
         metrics.LOOKUPS.set(sum(one.reader.pending + one.pages.waiting for one in projections))
         metrics.WAITING.set(self._sources.waiting.taken)
         for one in projections:
-            metrics.PROJECTION_HEALTHY.labels(one.name).set(one.watched and not one.silent)
+            metrics.PROJECTION_HEALTHY.labels(one.name).set(one.healthy)
             metrics.PROJECTION_LACKS.labels(one.name).set(one.lacks)
 
     def stopping(self) -> None:

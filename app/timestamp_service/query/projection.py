@@ -42,6 +42,11 @@ class Projection:
         """Whether it was whole and answered in time when it was last looked at."""
         return self._lane.connected
 
+    @property
+    def healthy(self) -> bool:
+        """Whether it can answer all that it may be asked."""
+        return bool(self.watched and not self.silent and self.reader.connected and self.pages.connected)
+
     async def close(self) -> None:
         """Close the connections."""
         await self._lane.close()
