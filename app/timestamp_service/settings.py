@@ -300,8 +300,9 @@ def _database(environment: Environment, url: str, which: str) -> Database:
         f"{which}must be a libpq URI such as postgresql://host:port/database;"
         " percent-encode special characters"
     )
-    # After an unencoded @, / or ? libpq takes the rest of a password for another part, and may quote it.
-    if re.fullmatch(r"postgres(?:ql)?://(?:[^@/?]*@)?[^@]*", url) is None:
+    # A space separates databases. After an unencoded @, / or ? libpq takes the rest of a password for another
+    # part, and may quote it.
+    if re.fullmatch(r"postgres(?:ql)?://(?:[^@/?\s]*@)?[^@\s]*", url) is None:
         raise SettingError("DB_URL", expected)
     try:
         ports = parse_dsn(url).get("port", "").split(",")

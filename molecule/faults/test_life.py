@@ -138,7 +138,8 @@ def older_kafka(nodes: Nodes, tmp_path: Path) -> Iterator[str]:
     run(nodes.db, "rm /etc/kafka/cluster.properties")
     (nodes.service.secrets_folder / "kafka_cluster.yml").unlink()
     run(nodes.db, "systemctl disable kafka.service")
-    run(nodes.db, "runuser -u postgres -- psql -XAqc 'TRUNCATE timestamp_records, timestamp_counts' timestamps")
+    emptied = "TRUNCATE timestamp_records, timestamp_counts"
+    run(nodes.db, f"runuser -u postgres -- psql -XAqc '{emptied}' timestamps")
     nodes.play("site.yml", *given)
     yield older[1]
     nodes.play("site.yml")
