@@ -16,7 +16,7 @@ import playbooks
 
 PROJECT = Path(__file__).resolve().parents[1]
 ROLES = PROJECT / "roles"
-# Three brokers, one of which runs PostgreSQL too, and two web nodes.
+# Three brokers, two of which run PostgreSQL too, and two web nodes.
 ADDRESSES = {
     "kafka1.example.internal": "192.0.2.11",
     "kafka2.example.internal": "192.0.2.12",
@@ -26,6 +26,7 @@ ADDRESSES = {
 }
 KAFKA = [name for name in ADDRESSES if name.startswith("kafka")]
 WEB = [name for name in ADDRESSES if name.startswith("web")]
+DATABASES = KAFKA[:2]
 FACTS = {
     "usable_memory_mb": 8192,
     "architecture": "x86_64",
@@ -53,6 +54,9 @@ RESULTS = {
     "base_packages_there": {"stdout": ""},
     "base_loaded_modules": {"stdout": ""},
     "kafka_name_step": 3,
+    "timestamp_rebuild_host": DATABASES[0],
+    "timestamp_moving_host": DATABASES[0],
+    "timestamp_removed_consumer": "timestamp-consumer-gone",
     # What the first broker was formatted with, before the others came; they have none yet.
     "kafka_bootstrap_written": (
         "{{ '192.0.2.11:9093,192.0.2.99:9093' if inventory_hostname is search('kafka1') else '' }}"
@@ -104,7 +108,7 @@ def inventory(folder: Path) -> dict[str, Any]:
             "hosts": {name: {"node_address": address} for name, address in ADDRESSES.items()},
             "children": {
                 "kafka": hosts(KAFKA),
-                "postgresql": hosts(KAFKA[:1]),
+                "postgresql": hosts(DATABASES),
                 "web": hosts(WEB),
             },
         },
@@ -166,7 +170,7 @@ class Unit:
     @property
     def templates(self) -> tuple[str, ...]:
         """A job has no sockets."""
-        job = not re.search("process|moving", str(self.variables["timestamp_unit"]))
+        job = not re.search("api|consumer|moving", str(self.variables["timestamp_unit"]))
         return ("service", "env") if job else ("service", "env", "socket")
 
 
@@ -174,10 +178,16 @@ def units() -> list[Unit]:
     """Return the processes, each also as one of a release beside the one that serves, and the jobs."""
     beside = {"timestamp_unit_suffix": "-next", "timestamp_release_name": RELEASE}
     described = []
-    for process in read(ROLES / "timestamp/vars/main.yml")["timestamp_processes"]:
-        unit = {"timestamp_unit": f"{{{{ timestamp_process_units['{process}'] }}}}"}
-        described += [Unit(f"timestamp-{process}", "timestamp", unit)]
-        described += [Unit(f"timestamp-{process}-next", "timestamp", {**unit, **beside})]
+    processes = {
+        "timestamp-command": "timestamp_api_units.command",
+        "timestamp-consumer": f"timestamp_consumer_units['{DATABASES[0]}']",
+        "timestamp-consumer-kafka2": f"timestamp_consumer_units['{DATABASES[1]}']",
+        "timestamp-query": "timestamp_api_units.query",
+    }
+    for name, variable in processes.items():
+        unit = {"timestamp_unit": f"{{{{ {variable} }}}}"}
+        described += [Unit(name, "timestamp", unit)]
+        described += [Unit(f"{name}-next", "timestamp", {**unit, **beside})]
     moving = {"timestamp_unit": "{{ timestamp_moving_unit }}"}
     described.append(Unit("timestamp-consumer-moving", "timestamp", moving))
     for job, role, variable in (
@@ -283,7 +293,7 @@ def template_tasks(role: str) -> Iterator[dict[str, Any]]:
 def file_tasks(role: str) -> Iterator[dict[str, Any]]:
     """Yield a task for the tasks and handlers of a role, and those that check its settings."""
     unknown = unknown_names()
-    unit = "{{ timestamp_process_units['command'] }}"
+    unit = "{{ timestamp_api_units.command }}"
     paths = [path for part in ("tasks", "handlers") for path in sorted((ROLES / role / part).glob("*.yml"))]
     texts = {f"{role}/{path.parent.name}/{path.name}": renderable(read(path), unknown) for path in paths}
     yield debug(role, {"timestamp_unit": unit, "timestamp_job": {"name": "job", "done": "done"}}, texts)

@@ -70,23 +70,40 @@ def play(playbook: str, path: Path, *options: str) -> str:
         {"web": hosts(node_address="192.0.2.1")},
         {"kafka": hosts(node_address="192.0.2.1"), "web": hosts(node_address="192.0.2.1")},
         {"kafka": hosts(node_address="192.0.2.1"), "postgresql": hosts(node_address="192.0.2.1")},
-        {
-            "kafka": hosts(node_address="192.0.2.1"),
-            "web": hosts(node_address="192.0.2.1"),
-            "postgresql": {
-                "hosts": {
-                    "one.example.internal": {"node_address": "192.0.2.1"},
-                    "two.example.internal": {"node_address": "192.0.2.2"},
-                }
-            },
-        },
     ],
-    ids=["no-kafka", "no-postgresql", "no-web", "two-postgresql"],
+    ids=["no-kafka", "no-postgresql", "no-web"],
 )
 def test_incomplete_groups_are_refused(tmp_path: Path, groups: dict[str, Any]) -> None:
     said = play("playbooks/preflight.yml", inventory(tmp_path, groups))
-    assert "The inventory must have the groups kafka and web" in said
+    assert "The inventory must have the groups kafka, postgresql and web" in said
     assert "inventories/production/hosts.yml is an example to copy" in said
+    assert "UNREACHABLE" not in said
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["db.one.internal", "db.two.internal"],
+            "databases with the same name up to the first dot",
+        ),
+        (["db1.x.internal", "next.x.internal"], "would be called timestamp-consumer-next. Call it otherwise"),
+        (["db1.x.internal", "db_2.x.internal"], "would be called timestamp-consumer-db_2. Call it otherwise"),
+        (
+            [f"db{number}.x.internal" for number in range(10)],
+            "has 10 hosts. Each web node has a consumer",
+        ),
+    ],
+    ids=["same", "reserved", "letters", "many"],
+)
+def test_databases_whose_consumers_could_not_be_told_apart_are_refused(
+    tmp_path: Path, names: list[str], reason: str
+) -> None:
+    one = hosts(node_address="192.0.2.1")
+    databases = {name: {"node_address": f"192.0.2.{number}"} for number, name in enumerate(names, start=2)}
+    path = inventory(tmp_path, {"kafka": one, "web": one, "postgresql": {"hosts": databases}})
+    said = play("playbooks/preflight.yml", path)
+    assert reason in said
     assert "UNREACHABLE" not in said
 
 
@@ -121,7 +138,7 @@ def test_all_faults_of_an_inventory_are_shown_at_once(tmp_path: Path) -> None:
         }
     }
     said = play("playbooks/preflight.yml", inventory(tmp_path, {"kafka": one, "web": two}))
-    assert "The inventory must have the groups kafka and web" in said
+    assert "The inventory must have the groups kafka, postgresql and web" in said
     assert "three.example.internal needs node_address" in said
     assert "four.example.internal needs node_address" in said
     assert "one.example.internal and two.example.internal have the same node_address, 192.0.2.1." in said

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import rendered
-from rendered import ADDRESSES, KAFKA, PROJECT, SECRET, WEB
+from rendered import ADDRESSES, DATABASES, KAFKA, PROJECT, SECRET, WEB
 
 Texts = dict[str, dict[str, str]]
-UNITS = ("timestamp-command", "timestamp-consumer", "timestamp-query")
+UNITS = ("timestamp-command", "timestamp-consumer", "timestamp-consumer-kafka2", "timestamp-query")
 
 
 @pytest.fixture(scope="session", params=rendered.RELEASES)
@@ -84,7 +84,7 @@ def test_database_takes_half_of_a_node_that_kafka_shares(texts: Texts) -> None:
 
 def test_firewall_opens_what_the_groups_of_a_node_offer(texts: Texts) -> None:
     web = "192.0.2.21, 192.0.2.22"
-    first, other, front = (texts[host]["firewall/firewall.nft.j2"] for host in (KAFKA[0], KAFKA[1], WEB[0]))
+    first, other, front = (texts[host]["firewall/firewall.nft.j2"] for host in (KAFKA[0], KAFKA[2], WEB[0]))
     assert f"ip saddr {{ {web} }} tcp dport {{ 5432 }} accept" in first
     assert "5432" not in other
     for text in (first, other):
@@ -105,14 +105,37 @@ def test_processes_know_all_brokers_and_speak_to_the_networks_of_the_nodes_alone
         assert re.findall(r"^IPAddressAllow=(.*)$", unit, re.MULTILINE) == ["localhost 192.0.2.0/24"]
 
 
-def test_consumers_of_two_nodes_are_two_members(texts: Texts) -> None:
-    members = {
-        re.findall(r"^KAFKA_GROUP_INSTANCE_ID=(.*)$", texts[host]["timestamp-consumer/process.env.j2"], re.M)[
-            0
-        ]
-        for host in WEB
-    }
-    assert len(members) == len(WEB)
+CONSUMERS = ("timestamp-consumer", "timestamp-consumer-kafka2")
+
+
+def setting(text: str, name: str) -> str:
+    """Return the only value of a setting."""
+    (value,) = re.findall(rf"^{name}=(.*)$", text, re.MULTILINE)
+    return str(value)
+
+
+def test_consumers_of_two_nodes_are_two_members_of_the_group_of_their_database(texts: Texts) -> None:
+    for unit in CONSUMERS:
+        of_both = [texts[host][f"{unit}/process.env.j2"] for host in WEB]
+        assert len({setting(text, "KAFKA_GROUP_INSTANCE_ID") for text in of_both}) == len(WEB)
+        assert {setting(text, "KAFKA_GROUP_ID") for text in of_both} == {unit}
+
+
+def test_each_database_has_a_consumer_of_its_own(texts: Texts) -> None:
+    own = [texts[WEB[0]][f"{unit}/process.env.j2"] for unit in CONSUMERS]
+    servers = [setting(text, "DB_URL").split("/")[2] for text in own]
+    assert servers == [f"{ADDRESSES[host]}:5432" for host in DATABASES]
+    assert [setting(text, "SERVER_PORT") for text in own] == ["7081", "7101"]
+    # Their user is one, and a name of a user is short.
+    for unit in CONSUMERS:
+        assert "User=timestamp-consumer\n" in texts[WEB[0]][f"{unit}/process.service.j2"]
+
+
+def test_web_nodes_share_the_databases_that_they_ask_first(texts: Texts) -> None:
+    asked = [setting(texts[host]["timestamp-query/process.env.j2"], "DB_URL") for host in WEB]
+    servers = [re.findall(r"postgresql://([0-9.]+):", url) for url in asked]
+    wanted = [ADDRESSES[host] for host in DATABASES]
+    assert servers == [wanted, wanted[::-1]]
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -218,7 +241,10 @@ def test_clients_change_to_the_next_database_one_after_the_other(tmp_path: Path)
     for step in ("make", "fill", "read", "write"):
         moved = {"version": "17", "name": "main", "port": 5433, "folder": "/there", "step": step}
         known[step] = {KAFKA[0]: {**here, "next": moved}}
-    urls = {client: f"{{{{ timestamp_database_urls.{client} }}}}" for client in ("query", "consumer", "next")}
+    urls = {
+        client: f"{{{{ timestamp_database_urls['{KAFKA[0]}'].{client} }}}}"
+        for client in ("query", "consumer", "next")
+    }
     play = {
         "hosts": WEB[0],
         "gather_facts": False,

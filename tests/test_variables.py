@@ -46,7 +46,11 @@ class Variable:
 
 
 # Of the names of the units: of the two releases that may run, and of what fills a database that is moved.
-SUFFIXES = {"command": ("", "-next"), "consumer": ("", "-next", "-moving"), "query": ("", "-next")}
+SUFFIXES = {
+    "command": ("", "-next"),
+    "consumer": ("", "-next", "-kafka2", "-kafka2-next", "-moving"),
+    "query": ("", "-next"),
+}
 
 
 def environment(process: str, text: str) -> dict[str, str]:
@@ -275,7 +279,9 @@ VARIABLES: dict[str, Variable] = {
     "timestamp_consumer_group_id": Variable(
         "timestamp-consumer-other",
         {
-            **environment("consumer", "KAFKA_GROUP_ID={}\n"),
+            "timestamp-consumer/process.env.j2": "KAFKA_GROUP_ID={}\n",
+            "timestamp-consumer-next/process.env.j2": "KAFKA_GROUP_ID={}\n",
+            "timestamp-consumer-kafka2*/process.env.j2": "KAFKA_GROUP_ID={}-kafka2\n",
             "timestamp-consumer-moving/process.env.j2": "KAFKA_GROUP_ID={}-next-database\n",
             REBUILD: "KAFKA_GROUP_ID={}\n",
             REBUILD_TASKS: "KAFKA_GROUP_ID: {}\n",
@@ -471,9 +477,11 @@ def test_process_and_socket_have_the_same_port(files: dict[str, str], process: s
         assert f"/timestamp-{process}{suffix}.env\n" in service
 
 
-def test_nginx_reads_the_metrics_of_the_consumer_at_its_port(files: dict[str, str]) -> None:
-    port = only(r"^SERVER_PORT=(\d+)", files["timestamp-consumer/process.env.j2"])
-    assert only(r"proxy_pass http://127.0.0.1:(\d+)/metrics;", files[NGINX]) == port
+def test_nginx_reads_the_metrics_of_each_consumer_at_its_port(files: dict[str, str]) -> None:
+    for consumer in ("consumer", "consumer-kafka2"):
+        port = only(r"^SERVER_PORT=(\d+)", files[f"timestamp-{consumer}/process.env.j2"])
+        location = files[NGINX].partition(f"location = /{consumer}/metrics {{")[2].partition("\n    }\n")[0]
+        assert f"proxy_pass http://127.0.0.1:{port}/metrics;" in location
 
 
 def test_clients_use_the_ports_that_servers_and_firewall_open(files: dict[str, str]) -> None:
