@@ -16,7 +16,7 @@ from bench.apis import Target
 from bench.nodes import Nodes, NodesError
 from bench.report import Sample
 from cli.inventory import InventoryError, Service, read_service
-from cli.units import PROCESSES
+from cli.units import APIS
 
 # Each is posted and read by one client, before anything is measured.
 _SEEDS = 1000
@@ -36,7 +36,7 @@ def main() -> None:
 
 def targets(service: Service, on: Nodes) -> tuple[Target, Target]:
     """Return how the service is reached within the web node's network: directly, and through nginx."""
-    ports = {unit: port for port, unit in PROCESSES.items()}
+    ports = {unit: port for port, unit in APIS.items()}
     command, query = (
         f"http://127.0.0.1:{ports[f'timestamp-{name}.service']}" for name in ("command", "query")
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.inventory import Host
-from cli.units import CONTRACT, NGINX_ACME, PROCESSES, debian_postgresql
+from cli.units import CONTRACT, NGINX_ACME, debian_postgresql
 
 # site.yml renews a certificate that has fewer days left.
 CERTIFICATE_DAYS = 30
@@ -80,8 +80,9 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
     for one in state["reached"]:
         yield reached(node, nodes, one)
     for one in state["ready"]:
-        if units.get(PROCESSES[one["port"]], {}).get("ActiveState") in ("active", "activating"):
+        if units.get(node.processes[one["port"]], {}).get("ActiveState") in ("active", "activating"):
             yield ready(node, one)
+    yield from (projection(node, nodes, one) for one in state["projections"])
 
 
 def unit_behind(node: Host, port: str) -> str:
@@ -285,9 +286,24 @@ def reached(node: Host, nodes: Sequence[Host], state: Mapping[str, str]) -> Chec
     return Check(node.short_name, what, error, fix)
 
 
+def projection(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> Check:
+    """Check that the query API of a web node can use a database: it answers there, and no row is missing."""
+    host = state["at"].partition(":")[0]
+    name = next((one.short_name for one in nodes if one.address == host), host)
+    return Check(
+        node.short_name,
+        f"reads from the database at {state['at']}",
+        "yes" if state["healthy"] else "no: it does not answer in time, or rows are missing",
+        ""
+        if state["healthy"]
+        else f"see the other checks of {name}; if they pass, rows are missing: make rebuild HOST={name}"
+        " (docs/rebuild.md)",
+    )
+
+
 def ready(node: Host, state: Mapping[str, Any]) -> Check:
     """Check that a process reports that it is ready; one that is not says what it lacks."""
-    name = PROCESSES[state["port"]]
+    name = node.processes[state["port"]]
     if state["status"] == 200:
         return Check(node.short_name, f"{name} is ready", "yes")
     try:

@@ -19,7 +19,7 @@ from cli.end_to_end import EndToEndError, send_and_read_back
 from cli.hints import typed
 from cli.inventory import PROJECT, Host, Service
 from cli.root import NOT_ROOT
-from cli.units import PROCESSES
+from cli.units import CONTRACT
 
 STATE_PROGRAM = PROJECT / "roles/base/files/node_state.py"
 
@@ -31,7 +31,8 @@ def question(node: Host, nodes: Sequence[Host]) -> dict[str, Any]:
         "database": node.database_port,
     }
     if "web" in node.groups:
-        asked["ports"] = list(PROCESSES)
+        asked["ports"] = list(node.processes)
+        asked["query"] = CONTRACT["contract_ports"]["query"]
         asked["peers"] = [f"{one.address}:{BROKER_PORT}" for one in nodes if "kafka" in one.groups]
         asked["peers"] += [f"{one.address}:{one.database_port}" for one in nodes if one.database_port]
     return asked

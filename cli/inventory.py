@@ -19,7 +19,15 @@ from typing import Any
 import yaml
 
 from cli.root import as_root, password_lines
-from cli.units import CONTRACT, debian_postgresql, postgresql_unit, units_of
+from cli.units import (
+    APIS,
+    CONSUMER,
+    CONSUMER_PORT,
+    CONTRACT,
+    debian_postgresql,
+    postgresql_unit,
+    units_of,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 # That of the Makefile.
@@ -65,6 +73,8 @@ class Host:
     firewall: bool = True
     # Of its PostgreSQL, if it is of the group postgresql.
     database_port: int = 0
+    # Our units on a web node, by the port on loopback where each says whether it is ready.
+    processes: Mapping[int, str] = field(default_factory=dict, hash=False)
     # For sudo; empty when it wants none, or the user is root.
     password: str = field(default="", repr=False)
 
@@ -156,10 +166,12 @@ def ssh_command(facts: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Database:
-    """The cluster of PostgreSQL of a host."""
+    """The cluster of PostgreSQL of a host, and its consumer on the web nodes."""
 
     unit: str
     port: int = CONTRACT["contract_database_port"]
+    consumer: str = CONSUMER
+    consumer_port: int = CONSUMER_PORT
 
 
 def databases(secrets_folder: Path) -> dict[str, Database]:
@@ -170,8 +182,12 @@ def databases(secrets_folder: Path) -> dict[str, Database]:
     for host, one in noted.items():
         # An earlier release noted no name and port, and the one before it no version: it knew 15 alone.
         known: dict[str, Any] = one if isinstance(one, dict) else {"version": 15}
-        unit = postgresql_unit(str(known["version"]), known.get("name", "main"))
-        found[host] = Database(unit, known.get("port", Database.port))
+        found[host] = Database(
+            postgresql_unit(str(known["version"]), known.get("name", "main")),
+            known.get("port", Database.port),
+            f"{known['consumer']}.service" if "consumer" in known else CONSUMER,
+            known.get("consumer_port", CONSUMER_PORT),
+        )
     return found
 
 
@@ -187,6 +203,10 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
         new = Database(postgresql_unit(str(one["postgresql_version"]) or debian_postgresql()))
         return known.get(name, new)
 
+    filled = {name: known[name] for name in nodes if name in known and "postgresql" in nodes[name]["groups"]}
+    consumers = {one.consumer_port: one.consumer for one in filled.values()} or {CONSUMER_PORT: CONSUMER}
+    processes = {**APIS, **consumers}
+
     return Service(
         url=(web[0]["url"] or f"https://{[*web[0]['moved'], web[0]['address']][0]}").rstrip("/"),
         certificate_authority=Path(web[0]["authority"]),
@@ -199,9 +219,10 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
                 ssh_command(one),
                 one["address"],
                 one["hint"],
-                units_of(one["groups"], database(name, one).unit, moved=bool(one["moved"])),
+                units_of(one["groups"], database(name, one).unit, processes.values(), bool(one["moved"])),
                 str(one["firewall"]).lower() != "false",
                 database(name, one).port if "postgresql" in one["groups"] else 0,
+                processes if "web" in one["groups"] else {},
                 str(one["become_password"]),
             )
             for name, one in sorted(nodes.items())

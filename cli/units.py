@@ -10,9 +10,11 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 CONTRACT = yaml.safe_load((PROJECT / "roles/contract/vars/main.yml").read_text())
 # On the web nodes, by the port of loopback on which each reports whether it is ready.
-PROCESSES: Mapping[int, str] = {
-    port: f"timestamp-{name}.service" for name, port in CONTRACT["contract_ports"].items()
+APIS: Mapping[int, str] = {
+    CONTRACT["contract_ports"][name]: f"timestamp-{name}.service" for name in ("command", "query")
 }
+# The consumer of the first database.
+CONSUMER, CONSUMER_PORT = "timestamp-consumer.service", CONTRACT["contract_ports"]["consumer"]
 # Shown as well where they are loaded: a second instance, for example.
 PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service", "nginx-acme.*")
 
@@ -37,10 +39,13 @@ def postgresql_unit(version: str, name: str = "main") -> str:
     return f"postgresql@{version}-{name}.service"
 
 
-def units_of(groups: Collection[str], database_unit: str, moved: bool = False) -> tuple[str, ...]:
+def units_of(
+    groups: Collection[str], database_unit: str, processes: Collection[str], moved: bool = False
+) -> tuple[str, ...]:
     """Return the units that a node of these groups has to run.
 
-    database_unit: that of PostgreSQL there. moved: whether addresses move between the web nodes.
+    database_unit: that of PostgreSQL there. processes: ours on a web node. moved: whether addresses move
+    between the web nodes.
     """
     by_group = {
         "kafka": ("kafka.service",),
@@ -48,8 +53,8 @@ def units_of(groups: Collection[str], database_unit: str, moved: bool = False) -
         "web": (
             NGINX,
             "nginx-logrotate.timer",
-            *PROCESSES.values(),
-            *(name.replace(".service", ".socket") for name in PROCESSES.values()),
+            *processes,
+            *(name.replace(".service", ".socket") for name in processes),
             *(["keepalived.service"] if moved else []),
         ),
     }

@@ -123,6 +123,22 @@ class TestInventory:
         assert (database.postgresql_unit, database.database_port) == (f"{unit}.service", port)
         assert web.database_port == 0
 
+    def test_a_web_node_has_a_consumer_for_each_database(self, tmp_path: Path) -> None:
+        (tmp_path / "databases.yml").write_text(
+            "db1.x: {identifier: '7', version: '17'}\n"
+            "db2.x: {identifier: '8', version: '17', consumer: timestamp-consumer-db2, consumer_port: 7101}\n"
+            "old.x: {identifier: '9', version: '17', consumer: timestamp-consumer-old, consumer_port: 7102}\n"
+        )
+        hosts = {name: facts(groups=["postgresql"]) for name in ("db1.x", "db2.x")}
+        web = inventory.service_of({**hosts, "web.x": facts(secrets=str(tmp_path))}).nodes[-1]
+        assert web.processes == {
+            7080: "timestamp-command.service",
+            7081: "timestamp-consumer.service",
+            7082: "timestamp-query.service",
+            7101: "timestamp-consumer-db2.service",
+        }
+        assert {"timestamp-consumer-db2.service", "timestamp-consumer-db2.socket"} <= set(web.units)
+
     def test_ssh_command_is_made_of_the_connection_variables(self) -> None:
         command = inventory.ssh_command(facts(port=2222))
         assert command[:3] == ("ssh", "-o", "UserKnownHostsFile=/keys/known_hosts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +15,22 @@ import pytest
 from cli import checks, diagnose
 from cli.end_to_end import EndToEndError, RoundTrip
 from cli.inventory import Host, Service
-from cli.units import units_of
+from cli.units import APIS, CONSUMER, CONSUMER_PORT, units_of
 
 NOW = 1_800_000_000.0
 
 
 def host(name: str, address: str, *groups: str) -> Host:
     ssh = ("ssh", name)
+    processes = {**APIS, CONSUMER_PORT: CONSUMER}
     return Host(
         f"{name}.example",
         frozenset({"nodes", *groups}),
         ssh,
         address,
-        units=units_of(groups, "postgresql@15-main.service"),
+        units=units_of(groups, "postgresql@15-main.service", processes.values()),
         database_port=5432 if "postgresql" in groups else 0,
+        processes=processes if "web" in groups else {},
     )
 
 
@@ -52,6 +55,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "firewall": True,
         "reached": [],
         "ready": [],
+        "projections": [],
         "database": None,
         **changes,
     }
@@ -92,7 +96,7 @@ def acme(lasts: float, left: float) -> dict[str, Any]:
 def test_question_is_that_of_the_groups() -> None:
     asked = diagnose.question(WEB, NODES)
     assert asked["peers"] == ["192.0.2.11:9092", "192.0.2.11:5432"]
-    assert asked["ports"] == [7080, 7081, 7082]
+    assert sorted(asked["ports"]) == [7080, 7081, 7082]
     assert "nginx.service" in asked["units"]
     assert diagnose.question(DATABASE, NODES)["database"] == 5432
 
@@ -214,6 +218,15 @@ def test_process_that_is_not_ready_says_what_it_lacks(said: dict[str, Any], fix:
     assert fix in failure.fix
 
 
+def test_a_database_that_the_query_api_cannot_use_is_named() -> None:
+    healthy = {"at": "192.0.2.11:5432", "healthy": True}
+    assert failures(WEB, projections=[healthy]) == []
+    (failure,) = failures(WEB, projections=[healthy, {"at": "192.0.2.13:5433", "healthy": False}])
+    assert failure.what == "reads from the database at 192.0.2.13:5433"
+    (failure,) = failures(WEB, projections=[{**healthy, "healthy": False}])
+    assert "make rebuild HOST=db" in failure.fix
+
+
 @pytest.mark.parametrize(
     ("said", "what"),
     [
@@ -251,6 +264,22 @@ def node_state() -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def test_the_databases_that_the_query_api_reads_from_are_in_its_metrics(
+    node_state: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "# TYPE timestamp_query_projection_healthy gauge\n"
+        'timestamp_query_projection_healthy{projection="192.0.2.11:5432/timestamps"} 1.0\n'
+        'timestamp_query_projection_healthy{projection="192.0.2.12:5433/timestamps"} 0.0\n'
+        'timestamp_query_projection_behind_messages{projection="192.0.2.12:5433/timestamps"} 7.0\n'
+    )
+    monkeypatch.setattr(node_state, "open_local", lambda *_: io.BytesIO(text.encode()))
+    assert node_state.projections(7082) == [
+        {"at": "192.0.2.11:5432", "healthy": True},
+        {"at": "192.0.2.12:5433", "healthy": False},
+    ]
 
 
 def test_the_cluster_that_was_replaced_is_not_looked_at(

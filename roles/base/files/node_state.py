@@ -187,16 +187,33 @@ def reach(peer: str) -> dict[str, str]:
     return {"peer": peer, "error": ""}
 
 
+def open_local(port: int, path: str) -> Any:
+    """Open a path of a process on loopback; raises OSError."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(f"http://127.0.0.1:{port}{path}", timeout=SECONDS)
+
+
 def ask(port: int) -> dict[str, Any]:
     """Ask a process on loopback if it is ready: the status (0 when it does not answer) and what it said."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://127.0.0.1:{port}/ready", timeout=SECONDS) as answer:
+        with open_local(port, "/ready") as answer:
             return {"port": port, "status": answer.status, "said": ""}
     except urllib.error.HTTPError as error:
         return {"port": port, "status": error.code, "said": error.read(500).decode(errors="replace")}
     except OSError as error:
         return {"port": port, "status": 0, "said": str(error)}
+
+
+def projections(port: int) -> list[dict[str, Any]]:
+    """Ask the query API, by its metrics, which of the databases that it reads from are healthy."""
+    try:
+        with open_local(port, "/metrics") as answer:
+            text = answer.read().decode()
+    except OSError:
+        # Whether it answers is the affair of `ask`.
+        return []
+    found = re.findall(r'^timestamp_query_projection_healthy\{.*projection="([^"]+)".*\} (\S+)$', text, re.M)
+    return [{"at": name.partition("/")[0], "healthy": float(value) == 1.0} for name, value in found]
 
 
 def database(port: int) -> dict[str, Any]:
@@ -234,6 +251,7 @@ def state(question: dict[str, Any]) -> dict[str, Any]:
         "firewall": run("nft", "list", "table", "inet", "timestamp_service").returncode == 0,
         "reached": [reach(peer) for peer in question.get("peers", [])],
         "ready": [ask(port) for port in question.get("ports", [])],
+        "projections": projections(question["query"]) if question.get("query") else [],
         "database": database(question["database"]) if question.get("database") else None,
     }
 
