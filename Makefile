@@ -102,11 +102,14 @@ remove: | $(VENV)/.stamp ## Take a broker out of the cluster for good: NODE=db4.
 replace: | $(VENV)/.stamp ## Set up a broker anew whose disk or machine is lost: NODE=db3.example.com
 	ansible-playbook -i $(INVENTORY) playbooks/replace.yml -e replace_node=$(NODE)
 
-move-database: | $(VENV)/.stamp ## Rebuild the database beside the one that serves, in another version of PostgreSQL or folder, and change to it (MOVE=drop: remove the old one; MOVE=cancel: give it up)
-	ansible-playbook -i $(INVENTORY) playbooks/move_database.yml $(if $(CHECK),--check) $(if $(MOVE),-e database_move=$(MOVE))
+# One of several; the environment may have a HOST of its own.
+DATABASE = $(if $(filter command,$(origin HOST)),-e database_node=$(HOST))
 
-rebuild: | $(VENV)/.stamp ## Rebuild the database from the log while the service runs, and verify it
-	ansible-playbook -i $(INVENTORY) playbooks/rebuild.yml $(REBUILD)
+move-database: | $(VENV)/.stamp ## Rebuild the database beside the one that serves, in another version of PostgreSQL or folder, and change to it (MOVE=drop: remove the old one; MOVE=cancel: give it up; of several databases, HOST=db2)
+	ansible-playbook -i $(INVENTORY) playbooks/move_database.yml $(if $(CHECK),--check) $(if $(MOVE),-e database_move=$(MOVE)) $(DATABASE)
+
+rebuild: | $(VENV)/.stamp ## Rebuild the database from the log while the service runs, and verify it (of several, HOST=db2 alone)
+	ansible-playbook -i $(INVENTORY) playbooks/rebuild.yml $(DATABASE) $(REBUILD)
 
 backup: | $(VENV)/.stamp ## Save new records of the log as files: BACKUP='-e timestamp_backup_folder=/mnt/backup'
 	ansible-playbook -i $(INVENTORY) playbooks/backup.yml $(BACKUP)
