@@ -29,6 +29,8 @@ ON_THE_NODE = (
 )
 # A summary needs what is under way to end, and then the counts to be printed.
 STOP_SECONDS = 60.0
+# In which a database that was away has caught up.
+BEHIND_SECONDS = 60
 
 
 @dataclass
@@ -106,7 +108,8 @@ class Pair:
     def check(self) -> list[dict[str, int]]:
         """Judge both by the query API and in the table, which must agree; returns the counts."""
         counts = [check(ledger.service, ledger.file) for ledger in self.ledgers]
-        assert [check_table(ledger.service, ledger.file) for ledger in self.ledgers] == counts
+        for ledger, count in zip(self.ledgers, counts, strict=True):
+            assert check_table(ledger.service, ledger.file, "--wait", str(BEHIND_SECONDS)) == count
         return counts
 
 
@@ -138,7 +141,10 @@ def check(service: Service, file: Path, *options: str) -> dict[str, int]:
 
 
 def check_table(service: Service, file: Path, *options: str) -> dict[str, int]:
-    """Judge by the table, on the web node; returns the counts, and fails with the list of what is wrong."""
+    """Judge by the table of each database, on the web node; they must agree.
+
+    Returns the counts, and fails with the list of what is wrong.
+    """
     web = next(node for node in service.nodes if "web" in node.groups)
     command = [*web.ssh, "-o", "BatchMode=yes", " ".join([ON_THE_NODE, *options])]
     with file.open() as held:
@@ -148,7 +154,8 @@ def check_table(service: Service, file: Path, *options: str) -> dict[str, int]:
 
 
 def verdict(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """Return the counts of a check without an error."""
+    """Return the counts of a check without an error, which are those of each database."""
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
-    counts: dict[str, int] = json.loads(done.stdout)
-    return counts
+    counts: list[dict[str, int]] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert counts == counts[:1] * len(counts)
+    return counts[0]

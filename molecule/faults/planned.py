@@ -44,15 +44,15 @@ class Recorded:
 
 @contextmanager
 def recorded(
-    nodes: Nodes, name: str, folder: Path, seen: list[Seen], healthy: bool = True
+    nodes: Nodes, name: str, folder: Path, seen: list[Seen], healthy: bool = True, rate: float = RATE
 ) -> Iterator[Recorded]:
     """Record and read while some work is done; nothing that was acknowledged may be lost by it.
 
-    `healthy`: all is well before it.
+    `healthy`: all is well before it. `rate`: records a second, of both ledgers together.
     """
     assert not healthy or until(lambda: not failures(nodes.service), HEALTHY_SECONDS), failures(nodes.service)
     folder.mkdir(exist_ok=True)
-    with recording(nodes.service, folder, RATE, AROUND_SECONDS) as pair:
+    with recording(nodes.service, folder, rate, AROUND_SECONDS) as pair:
         held = Recorded(pair)
         begun = time.monotonic()
         yield held
@@ -65,6 +65,6 @@ def recorded(
     seen += [Seen(one, held.seconds, *rest) for one, *rest in zip(names, pair.summaries, counts, strict=True)]
     report.write(seen, report.PLANNED)
     for summary in pair.summaries:
-        assert summary["acknowledged"] > RATE * AROUND_SECONDS / 4
+        assert summary["acknowledged"] > rate * AROUND_SECONDS / 4
         assert summary["get"]["succeeded"] > 0
         assert summary["post"]["without_retry_after"] == summary["get"]["without_retry_after"] == 0

@@ -1,4 +1,4 @@
-"""A cluster that grows from two nodes, loses brokers in every way, and shrinks again. The ledgers judge.
+"""A cluster that grows from two nodes, loses any of them in every way, and shrinks again. The ledgers judge.
 
 The tests run in their order, each on what the one before has left; the first begins with small.yml.
 """
@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from disturbed import break_play_off, failures, run, until
-from nodes import KAFKA, Nodes, frozen, kill, main_process, output
-from planned import HEALTHY_SECONDS, recorded
+from faults import GONE, PROXY
+from nodes import COMMAND, KAFKA, NGINX, QUERY, Nodes, frozen, kill, main_process, output, power_cut
+from planned import HEALTHY_SECONDS, Recorded, recorded
 from report import Seen
 
 from cli.inventory import Host, read_service
@@ -22,8 +23,13 @@ from cli.inventory import Host, read_service
 # While one node is away, or one broker moves its records.
 AWAY_SECONDS = 20.0
 STEP_SECONDS = 600.0
-GROWN = {"kafka": ["db1", "db2", "db3"], "web": ["web1", "web2"]}
+# Records a second: seven machines, and who judges them, share this computer.
+RATE = 60.0
+GROWN = {"kafka": ["db1", "db2", "db3"], "postgresql": ["db1", "db2"], "web": ["web1", "web2"]}
 ADDRESSES = {"db1": 11, "db2": 12, "db3": 13, "db4": 14, "web1": 21, "web2": 22}
+MOVED = ["10.77.4.101", "10.77.4.102"]
+# What is under way at an address while it moves.
+UNDER_WAY = GONE | PROXY
 QUORUM = (
     "/opt/kafka/current/bin/kafka-metadata-quorum.sh --bootstrap-server=$(hostname -I | cut -d ' ' -f 1):9092"
     " --command-config=/etc/kafka/admin.properties describe"
@@ -47,6 +53,7 @@ def grown(small: str, groups: dict[str, list[str]]) -> Nodes:
     """Return the nodes of an inventory beside the small one that has more hosts; they need not be there."""
     content: Any = yaml.safe_load(Path(small).read_text())
     path = Path(small).with_name("grown.yml")
+    content["all"]["vars"]["virtual_address_addresses"] = MOVED
     nodes = content["nodes"]
     for group, names in groups.items():
         hosts = {f"{name}.clustered.internal": None for name in names}
@@ -109,10 +116,11 @@ def test_growth(nodes: Nodes, inventory: str, tmp_path: Path, seen: list[Seen]) 
     before = [main_process(nodes.db, unit) for unit in (KAFKA, nodes.postgresql)]
     more = grown(inventory, GROWN)
     more.play("playbooks/local_up.yml")
-    with recorded(nodes, "from one broker and one web node to three and two", tmp_path, seen) as work:
+    with recorded(nodes, "from two nodes to five", tmp_path, seen, rate=RATE) as work:
         break_play_off(more.inventory, lambda: len(voters(nodes)) > 1, STEP_SECONDS, "site.yml")
         more.play("site.yml")
     work.check()
+    more = grown(inventory, GROWN)
     assert voters(more) == {1, 2, 3}
     assert replicas(more) == {("1", "2", "3")}
     # Nothing that ran has restarted.
@@ -122,7 +130,7 @@ def test_growth(nodes: Nodes, inventory: str, tmp_path: Path, seen: list[Seen]) 
 
 def test_rolling_restart(cluster: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
     before = [main_process(node, KAFKA) for node in brokers(cluster)]
-    with recorded(cluster, "another setting of all brokers", tmp_path, seen) as work:
+    with recorded(cluster, "another setting of all brokers", tmp_path, seen, rate=RATE) as work:
         cluster.play("site.yml", "--tags=kafka", "--extra-vars=kafka_restart_seconds=3")
     work.check()
     assert not set(before) & {main_process(node, KAFKA) for node in brokers(cluster)}
@@ -163,10 +171,77 @@ def test_broker(
 ) -> None:
     name = f"{fault.__name__}: {'the active controller' if chosen is controller else 'a broker'}"
     node = chosen(cluster)
-    with recorded(cluster, name, tmp_path, seen) as work, fault(node, KAFKA):
-        count = work.pair.acknowledged()
-        assert until(lambda: work.pair.acknowledged() > count + 200 * AWAY_SECONDS, STEP_SECONDS)
+    with recorded(cluster, name, tmp_path, seen, rate=RATE) as work, fault(node, KAFKA):
+        go_on(work)
     work.check()
+
+
+def go_on(work: Recorded) -> None:
+    """Wait until so much is recorded as in AWAY_SECONDS."""
+    count = work.pair.acknowledged()
+    assert until(lambda: work.pair.acknowledged() > count + RATE * AWAY_SECONDS, STEP_SECONDS)
+
+
+def databases(nodes: Nodes) -> list[Host]:
+    """Return the hosts with PostgreSQL."""
+    return [node for node in nodes.service.nodes if "postgresql" in node.groups]
+
+
+@pytest.mark.parametrize("fault", [killed, frozen, cut])
+@pytest.mark.parametrize("number", [0, 1], ids=["the first database", "the second database"])
+def test_database(cluster: Nodes, tmp_path: Path, seen: list[Seen], fault: Fault, number: int) -> None:
+    node = databases(cluster)[number]
+    name = f"{fault.__name__}: {node.short_name}, with PostgreSQL"
+    with recorded(cluster, name, tmp_path, seen, rate=RATE) as work, fault(node, node.postgresql_unit):
+        go_on(work)
+    work.check()
+
+
+def test_database_emptied_by_mistake_and_database_lost(
+    cluster: Nodes, tmp_path: Path, seen: list[Seen]
+) -> None:
+    """The first is lost, with its disk; then the second is emptied."""
+    first, second = databases(cluster)
+    rebuild = "playbooks/rebuild.yml"
+    with recorded(cluster, "the disk of a database is lost, rebuild.yml", tmp_path, seen, rate=RATE) as work:
+        unit = first.postgresql_unit
+        run(first, f"systemctl kill --signal=KILL {unit}; find /var/lib/postgresql -mindepth 1 -delete")
+        go_on(work)
+        cluster.play(rebuild, f"--extra-vars=database_node={first.short_name}")
+    work.check()
+    with recorded(cluster, "a database is emptied, rebuild.yml", tmp_path / "2", seen, rate=RATE) as work:
+        run(second, "runuser -u postgres -- psql -XAqc 'TRUNCATE timestamp_records' timestamps")
+        go_on(work)
+        found = [check.fix for check in failures(cluster.service)]
+        assert any(f"make rebuild HOST={second.short_name}" in fix for fix in found), found
+        cluster.play(rebuild, f"--extra-vars=database_node={second.short_name}")
+    work.check()
+
+
+@pytest.mark.parametrize("fault", [killed, frozen])
+@pytest.mark.parametrize("unit", [COMMAND, QUERY, NGINX])
+def test_process_of_a_web_node(
+    cluster: Nodes, tmp_path: Path, seen: list[Seen], fault: Fault, unit: str
+) -> None:
+    name = f"{fault.__name__}: {unit} of the web node whose address is used"
+    with recorded(cluster, name, tmp_path, seen, rate=RATE) as work, fault(cluster.web, unit):
+        go_on(work)
+    work.check(post=UNDER_WAY, get=UNDER_WAY)
+
+
+def test_web_node_without_power(cluster: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
+    with recorded(
+        cluster, "the web node whose address is used has no power", tmp_path, seen, rate=RATE
+    ) as work:
+        power_cut(cluster, cluster.web)
+        go_on(work)
+    work.check(post=UNDER_WAY, get=UNDER_WAY)
+
+
+def test_reboot_of_each_node(cluster: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
+    with recorded(cluster, "reboot of each node in turn", tmp_path, seen, rate=RATE) as work:
+        cluster.play("playbooks/reboot.yml", "--extra-vars=reboot_always=true")
+    work.check(post=UNDER_WAY, get=UNDER_WAY)
 
 
 def test_gate_is_closed_while_a_broker_is_away(cluster: Nodes) -> None:
@@ -191,7 +266,8 @@ def test_lost_log(cluster: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
     run(node, f"systemctl stop {KAFKA}; find /var/lib/kafka -mindepth 1 -delete")
     done = cluster.try_play("site.yml", "--tags=kafka")
     assert "the log of this broker is absent from its folder" in done.stdout
-    with recorded(cluster, "the log of a broker is lost, replace.yml", tmp_path, seen, healthy=False) as work:
+    name = "the log of a broker is lost, replace.yml"
+    with recorded(cluster, name, tmp_path, seen, healthy=False, rate=RATE) as work:
         cluster.play("playbooks/replace.yml", f"--extra-vars=replace_node={node.name}")
     work.check()
     assert voters(cluster) == {1, 2, 3}
@@ -203,7 +279,7 @@ def test_removal(cluster: Nodes, inventory: str, tmp_path: Path, seen: list[Seen
     assert "only where three remain" in refused.stdout
     four = grown(inventory, {**GROWN, "kafka": [*GROWN["kafka"], "db4"]})
     four.play("playbooks/local_up.yml")
-    with recorded(cluster, "a fourth broker, and its removal", tmp_path, seen) as work:
+    with recorded(cluster, "a fourth broker, and its removal", tmp_path, seen, rate=RATE) as work:
         four.play("site.yml")
         assert voters(four) == {1, 2, 3, 4}
         assert len(replicas(four)) > 1

@@ -273,7 +273,8 @@ def test_the_database_to_another_disk(
     assert "still keeps the cluster of the last move" in refused(nodes)
     nodes.play(MOVE, "--extra-vars=database_move=drop")
     assert clusters(nodes) == f"{version} other 5433 online"
-    assert databases(nodes).keys() == {"identifier", "version", "name", "port", "folder"}
+    kept = {"identifier", "version", "name", "port", "folder", "consumer", "consumer_port"}
+    assert databases(nodes).keys() == kept
 
 
 def test_reboots(nodes: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
