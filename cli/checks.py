@@ -83,6 +83,8 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
         if units.get(node.processes[one["port"]], {}).get("ActiveState") in ("active", "activating"):
             yield ready(node, one)
     yield from (projection(node, nodes, one) for one in state["projections"])
+    if state["kafka"] is not None:
+        yield from cluster(node, nodes, state["kafka"])
 
 
 def unit_behind(node: Host, port: str) -> str:
@@ -293,11 +295,37 @@ def projection(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> C
     return Check(
         node.short_name,
         f"reads from the database at {state['at']}",
-        "yes" if state["healthy"] else "no: it does not answer in time, or rows are missing",
+        ("yes" + (f", it lacks {state['lacks']} messages that another one has" if state["lacks"] else ""))
+        if state["healthy"]
+        else "no: it does not answer in time, or rows are missing",
         ""
         if state["healthy"]
         else f"see the other checks of {name}; if they pass, rows are missing: make rebuild HOST={name}"
         " (docs/rebuild.md)",
+    )
+
+
+def cluster(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> Iterator[Check]:
+    """Check what a broker knows of the cluster: each partition is led and whole, all controllers keep up."""
+    fix = "a broker is away, or catches up: see kafka.service of each node above, and " + logs_of(
+        node, "kafka"
+    )
+    if state["error"]:
+        yield Check(node.short_name, "cluster of Kafka", state["error"], fix)
+        return
+    for what, lacking in (
+        ("partitions have a leader", state["leaderless"]),
+        ("partitions have all replicas in sync", state["behind"]),
+    ):
+        named = f"{', '.join(lacking[:3])}{f' and {len(lacking) - 3} more' if lacking[3:] else ''}"
+        yield Check(node.short_name, what, f"not {named}" if lacking else "yes", fix if lacking else "")
+    brokers = sum("kafka" in one.groups for one in nodes)
+    late = f"; {', '.join(map(str, state['late']))} behind" if state["late"] else ""
+    yield Check(
+        node.short_name,
+        "controllers that vote",
+        f"{len(state['voters'])} of {brokers}{late}",
+        fix if late or len(state["voters"]) < brokers else "",
     )
 
 

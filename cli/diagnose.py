@@ -30,6 +30,8 @@ def question(node: Host, nodes: Sequence[Host]) -> dict[str, Any]:
         "units": list(node.units),
         "database": node.database_port,
     }
+    if "kafka" in node.groups and sum("kafka" in one.groups for one in nodes) > 1:
+        asked["kafka"] = f"{node.address}:{BROKER_PORT}"
     if "web" in node.groups:
         asked["ports"] = list(node.processes)
         asked["query"] = CONTRACT["contract_ports"]["query"]

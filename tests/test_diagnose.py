@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "reached": [],
         "ready": [],
         "projections": [],
+        "kafka": None,
         "database": None,
         **changes,
     }
@@ -219,12 +221,47 @@ def test_process_that_is_not_ready_says_what_it_lacks(said: dict[str, Any], fix:
 
 
 def test_a_database_that_the_query_api_cannot_use_is_named() -> None:
-    healthy = {"at": "192.0.2.11:5432", "healthy": True}
+    healthy = {"at": "192.0.2.11:5432", "healthy": True, "lacks": 0}
     assert failures(WEB, projections=[healthy]) == []
-    (failure,) = failures(WEB, projections=[healthy, {"at": "192.0.2.13:5433", "healthy": False}])
+    (failure,) = failures(WEB, projections=[healthy, {"at": "192.0.2.13:5433", "healthy": False, "lacks": 0}])
     assert failure.what == "reads from the database at 192.0.2.13:5433"
     (failure,) = failures(WEB, projections=[{**healthy, "healthy": False}])
     assert "make rebuild HOST=db" in failure.fix
+
+
+@pytest.mark.parametrize(
+    ("said", "what", "result"),
+    [
+        ({"error": "timed out"}, "cluster of Kafka", "timed out"),
+        ({"leaderless": ["t-3"]}, "partitions have a leader", "not t-3"),
+        (
+            {"behind": ["t-1", "t-2", "t-3", "t-4"]},
+            "partitions have all replicas in sync",
+            "not t-1, t-2, t-3 and 1 more",
+        ),
+        ({"late": [1]}, "controllers that vote", "1 of 1; 1 behind"),
+        ({"voters": []}, "controllers that vote", "0 of 1"),
+    ],
+)
+def test_what_a_cluster_of_kafka_lacks_is_named(said: dict[str, Any], what: str, result: str) -> None:
+    well = {"error": "", "leaderless": [], "behind": [], "voters": [1], "late": []}
+    assert failures(DATABASE, kafka=well) == []
+    (failure,) = failures(DATABASE, kafka={**well, **said})
+    assert (failure.what, failure.result) == (what, result)
+
+
+def test_voters_are_read_from_the_tool(node_state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = int(time.time() * 1000)
+    said = (
+        "NodeId\tDirectoryId\tLogEndOffset\tLag\tLastFetchTimestamp\tLastCaughtUpTimestamp\tStatus\n"
+        f"1 AAA 900 0 {now} {now} Leader\n"
+        f"2 BBB 900 0 {now} {now - 500} Follower\n"
+        f"3 CCC 100 800 {now} {now - 60_000} Follower\n"
+        f"4 DDD 900 0 {now} {now} Observer\n"
+    )
+    done = subprocess.CompletedProcess([], 0, said, "")
+    monkeypatch.setattr(node_state, "run", lambda *_: done)
+    assert node_state.voters("192.0.2.11:9092") == {"voters": [1, 2, 3], "late": [3]}
 
 
 @pytest.mark.parametrize(
@@ -277,8 +314,8 @@ def test_the_databases_that_the_query_api_reads_from_are_in_its_metrics(
     )
     monkeypatch.setattr(node_state, "open_local", lambda *_: io.BytesIO(text.encode()))
     assert node_state.projections(7082) == [
-        {"at": "192.0.2.11:5432", "healthy": True},
-        {"at": "192.0.2.12:5433", "healthy": False},
+        {"at": "192.0.2.11:5432", "healthy": True, "lacks": 0},
+        {"at": "192.0.2.12:5433", "healthy": False, "lacks": 7},
     ]
 
 

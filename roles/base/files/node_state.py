@@ -3,13 +3,15 @@
 
 Printed as JSON for `make diagnose`, which sends this file to the node, so that it works on one that was never
 set up. With --textfile the certificates and volumes are written as metrics for Prometheus' node exporter.
-Python's standard library alone: it runs with the system's interpreter.
+Python's standard library alone, and on a broker confluent-kafka, as role kafka has placed it: it runs with
+the system's interpreter.
 """
 
 from __future__ import annotations
 
 import argparse
 import glob
+import importlib
 import json
 import os
 import pathlib
@@ -42,6 +44,11 @@ VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
 TIME_UNITS = ("chrony.service", "ntpsec.service", "openntpd.service", "systemd-timesyncd.service")
 UNIT_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState")
 SECONDS = 5
+KAFKA_FOLDER = "/opt/kafka"
+KAFKA_SETTINGS = "/etc/kafka/admin.properties"
+KAFKA_SECRETS = "/etc/kafka/admin-secrets.properties"
+# A voter that has not had all that the active controller had for so long is behind.
+BEHIND_SECONDS = 10
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -212,8 +219,18 @@ def projections(port: int) -> list[dict[str, Any]]:
     except OSError:
         # Whether it answers is the affair of `ask`.
         return []
-    found = re.findall(r'^timestamp_query_projection_healthy\{.*projection="([^"]+)".*\} (\S+)$', text, re.M)
-    return [{"at": name.partition("/")[0], "healthy": float(value) == 1.0} for name, value in found]
+    pattern = r'^timestamp_query_projection_%s\{.*projection="([^"]+)".*\} (\S+)$'
+    healthy, lacks = (
+        dict(re.findall(pattern % name, text, re.MULTILINE)) for name in ("healthy", "behind_messages")
+    )
+    return [
+        {
+            "at": name.partition("/")[0],
+            "healthy": float(value) == 1.0,
+            "lacks": int(float(lacks.get(name, 0))),
+        }
+        for name, value in healthy.items()
+    ]
 
 
 def database(port: int) -> dict[str, Any]:
@@ -236,6 +253,66 @@ def database(port: int) -> dict[str, Any]:
     }
 
 
+def settings(path: str) -> dict[str, str]:
+    """Return the properties of a file of Kafka's."""
+    lines = (line.partition("=") for line in pathlib.Path(path).read_text().splitlines())
+    return {name: value for name, _, value in lines if not name.startswith("#")}
+
+
+def partitions(broker: str) -> dict[str, list[str]]:
+    """Ask a broker for the partitions without a leader, and those of which a replica is not in sync."""
+    major, minor = sys.version_info[:2]
+    sys.path += glob.glob(f"{KAFKA_FOLDER}/confluent_kafka-*-cp{major}{minor}")
+    client = importlib.import_module("confluent_kafka.admin").AdminClient(
+        {
+            "bootstrap.servers": broker,
+            "security.protocol": "SASL_SSL",
+            "ssl.ca.location": CERTIFICATE_AUTHORITY,
+            "sasl.mechanism": settings(KAFKA_SETTINGS)["sasl.mechanism"],
+            "sasl.username": "admin",
+            "sasl.password": settings(KAFKA_SECRETS)["admin_password"],
+            "log_level": 0,
+        }
+    )
+    found: dict[str, list[str]] = {"leaderless": [], "behind": []}
+    for topic in client.list_topics(timeout=SECONDS).topics.values():
+        for number, partition in topic.partitions.items():
+            found["leaderless"] += [f"{topic.topic}-{number}"] if partition.leader < 0 else []
+            found["behind"] += (
+                [f"{topic.topic}-{number}"] if len(partition.isrs) < len(partition.replicas) else []
+            )
+    return found
+
+
+def voters(broker: str) -> dict[str, list[int]]:
+    """Ask a broker for the controllers that vote, and those of them that are behind the active one."""
+    tool = f"{KAFKA_FOLDER}/current/bin/kafka-metadata-quorum.sh"
+    said = run(
+        *("env", "KAFKA_HEAP_OPTS=-Xmx64m -XX:TieredStopAtLevel=1", tool),
+        *(f"--bootstrap-server={broker}", f"--command-config={KAFKA_SETTINGS}"),
+        *("describe", "--replication"),
+    )
+    if said.returncode:
+        raise OSError((said.stderr.strip() or "kafka-metadata-quorum failed").splitlines()[-1])
+    found: dict[str, list[int]] = {"voters": [], "late": []}
+    for line in said.stdout.splitlines():
+        words = line.split()
+        if words and words[-1] in ("Leader", "Follower"):
+            found["voters"].append(int(words[0]))
+            late = time.time() - int(words[-2]) / 1000 > BEHIND_SECONDS
+            found["late"] += [int(words[0])] if late and words[-1] == "Follower" else []
+    return found
+
+
+def kafka(broker: str) -> dict[str, Any]:
+    """Ask the broker of this node how the cluster is."""
+    try:
+        return {"error": "", **partitions(broker), **voters(broker)}
+    # One of librdkafka's too, whose class is known only where it is.
+    except Exception as error:
+        return {"error": str(error) or type(error).__name__}
+
+
 def state(question: dict[str, Any]) -> dict[str, Any]:
     """All that is asked for: units, peers and ports come from whoever asks."""
     return {
@@ -253,6 +330,7 @@ def state(question: dict[str, Any]) -> dict[str, Any]:
         "ready": [ask(port) for port in question.get("ports", [])],
         "projections": projections(question["query"]) if question.get("query") else [],
         "database": database(question["database"]) if question.get("database") else None,
+        "kafka": kafka(question["kafka"]) if question.get("kafka") else None,
     }
 
 
