@@ -146,6 +146,7 @@ def test_every_play_that_changes_nodes_locks_them() -> None:
         "nodes.yml",
         "host_conflicts.yml",
         "clusters.yml",
+        "database.yml",
         "secrets.yml",
         "summary.yml",
         "rebuild.yml",
