@@ -21,7 +21,6 @@ class FakeProducer(Producer):
     """Remembers what is sent; a flush acknowledges it, unless it is too large or there is an error."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self.on_error = config["error_cb"]
         self.waiting: list[tuple[Sent, Report]] = []
         self.delivered: list[Sent] = []
         self.fatal = False
@@ -43,10 +42,11 @@ class FakeProducer(Producer):
 
     def flush(self, timeout: float = -1) -> int:
         if self.fatal:
-            self.on_error(FATAL)
+            # The library does not call `error_cb` for it.
+            raise KafkaException(FATAL)
         waiting, self.waiting = self.waiting, []
         for sent, report in waiting:
-            error = FATAL if self.fatal else TOO_LARGE if len(sent[1] or b"") > 10 else None
+            error = TOO_LARGE if len(sent[1] or b"") > 10 else None
             if error is None:
                 self.delivered.append(sent)
             report(error, None)  # type: ignore[arg-type]

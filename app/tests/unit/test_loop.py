@@ -44,11 +44,14 @@ class FakeConsumer(Consumer):
         # Of partitions; None: the broker does not answer.
         self.number: int | None = 12
         self.paused = False
+        self.failure: KafkaError | None = None
 
     def subscribe(self, topics: list[str], **listeners: Any) -> None:  # type: ignore[override]
         self.listeners = listeners
 
     def poll(self, timeout: float = -1) -> Message | None:
+        if self.failure is not None:
+            raise KafkaException(self.failure)
         if self.paused or not self.waiting:
             time.sleep(min(timeout, 0.01))
             return None
@@ -313,6 +316,17 @@ def test_a_consumer_that_has_read_all_stays(
     running = start(FakeDeadLetters(), FakeProjection())
     time.sleep(0.5)
     assert len(running.consumers) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_consumer_that_fails_for_good_is_replaced(start: Start) -> None:
+    """The library raises a fatal error, for example of a member that another one has taken the place of."""
+    running = start(FakeDeadLetters(), FakeProjection())
+    running.consumer.failure = KafkaError(KafkaError.FENCED_INSTANCE_ID, "fenced", True)
+    until(lambda: len(running.consumers) == 2)
+    running.consumers[1].waiting = [message(good(0), 0, 0)]
+    until(lambda: running.consumers[1].stored == {0: 1})
+    assert not running.failures
 
 
 @pytest.mark.usefixtures("quick")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from tests.unit.fake_producer import FakeProducer, until
 from timestamp_service import settings
@@ -358,6 +358,51 @@ def test_a_fatal_error_ends_the_worker_once(error: KafkaError, ends: bool) -> No
 
     asyncio.run(scenario())
     assert ended == ([True] if ends else [])
+
+
+def test_a_fatal_error_that_polling_raises_ends_the_worker() -> None:
+    """As the library does: it does not call `error_cb` for it."""
+    ended: list[bool] = []
+    fatal = KafkaException(KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "gap", True))
+
+    class Failing:
+        def poll(self, _seconds: float) -> int:
+            raise fatal
+
+        def flush(self, _seconds: float) -> int:
+            raise fatal
+
+    async def scenario() -> None:
+        real = Publisher(CONFIG, Log("s", logging.INFO, lambda _: None), lambda: ended.append(True))
+        real._partitions = [0]
+        real._producer = Failing()  # type: ignore[assignment]
+        real._poll()
+        assert ended == [True]
+        assert await real.check() == "kafka"
+        await real.close()
+
+    asyncio.run(scenario())
+    assert ended == [True]
+
+
+def test_a_producer_that_takes_nothing_since_it_has_failed_ends_the_worker() -> None:
+    ended: list[bool] = []
+
+    class Failed:
+        def produce(self, *_arguments: object, **_more: object) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL))
+
+    async def scenario() -> None:
+        real = Publisher(CONFIG, Log("s", logging.INFO, lambda _: None), lambda: ended.append(True))
+        real._partitions = [0]
+        used, real._producer = real._producer, Failed()  # type: ignore[assignment]
+        with pytest.raises(NotPublishedError):
+            real.publish("a", b"", [], by_key=True)
+        real._producer = used
+        await real.close()
+
+    asyncio.run(scenario())
+    assert ended == [True]
 
 
 @pytest.mark.parametrize(("number", "ends"), [(0, False), (12, False), (11, True), (13, True)])

@@ -268,6 +268,7 @@ class Publisher:
             raise OverloadedError from None
         except KafkaException as error:
             self._log.error("not_produced", command_id=key, error=str(error))
+            self._on_error(error.args[0])
             raise NotPublishedError from None
         if self._in_flight == 0:
             self._last_report = now
@@ -351,7 +352,11 @@ class Publisher:
         self._deadlines.close()
         if self._poll_handle is not None:
             self._poll_handle.cancel()
-        left = await self._loop.run_in_executor(None, self._producer.flush, self._failover_seconds)
+        try:
+            left = await self._loop.run_in_executor(None, self._producer.flush, self._failover_seconds)
+        except KafkaException as error:
+            self._on_error(error.args[0])
+            left = self._in_flight
         if left:
             self._log.error("not_flushed", messages=left)
 
@@ -409,8 +414,11 @@ class Publisher:
     def _take_in(self, seconds: float) -> int:
         """Wait up to `seconds` for delivery reports; return how many came."""
         before = self._reported
-        # What it returns counts statistics and errors too.
-        self._producer.poll(seconds)
+        try:
+            # What it returns counts statistics and errors too.
+            self._producer.poll(seconds)
+        except KafkaException as error:
+            self._on_error(error.args[0])
         return self._reported - before
 
     def _poll_idle(self) -> None:

@@ -214,13 +214,16 @@ class Loop:
 
     def _gather(self, seconds: float) -> None:
         """Add the messages that have arrived, waiting up to `seconds` for the first one."""
-        message = self._consumer.poll(seconds)
-        if message is None:
-            return
-        self._add([message])
-        room = self._batch_max - self._batch.count
-        if room > 0:
-            self._add(self._consumer.consume(room, 0))
+        try:
+            message = self._consumer.poll(seconds)
+            if message is None:
+                return
+            self._add([message])
+            room = self._batch_max - self._batch.count
+            if room > 0:
+                self._add(self._consumer.consume(room, 0))
+        except KafkaException as error:
+            self._on_error(error.args[0])
 
     def _add(self, added: list[Message]) -> None:
         self._batch.add([message for message in added if message.error() is None])

@@ -95,7 +95,7 @@ class DeadLetters:
         failed: list[tuple[BadMessage, KafkaError]] = []
         for message in messages:
             self._produce(producer, message, message.value, dead_letter_headers(message), failed)
-        left = producer.flush(_DELIVERY_SECONDS + 1)
+        left = self._flush(producer)
         too_large = [message for message, error in failed if _is_size(error)]
         failed = [(message, error) for message, error in failed if not _is_size(error)]
         for message in too_large:
@@ -105,12 +105,20 @@ class DeadLetters:
                 (OMITTED, b"key, value, headers"),
             ]
             self._produce(producer, message, None, headers, failed, with_key=False)
-        left += producer.flush(_DELIVERY_SECONDS + 1) if too_large else 0
+        left += self._flush(producer) if too_large else 0
         if failed or left:
             errors = [error for _, error in failed]
             refused = [error for error in errors if error.code() not in _PASSING]
             reason = (refused or errors)[0].str() if errors else "no acknowledgement in time"
             raise NotDeliveredError(reason, passing=not refused)
+
+    def _flush(self, producer: Producer) -> int:
+        """Wait until all is acknowledged; return how many are not. Raises NotDeliveredError."""
+        try:
+            return producer.flush(_DELIVERY_SECONDS + 1)
+        except KafkaException as error:
+            self._on_error(error.args[0])
+            raise NotDeliveredError(error.args[0].str(), passing=True) from None
 
     def close(self) -> None:
         """Close the producer; nothing is in flight between two calls of `send`."""
@@ -136,10 +144,16 @@ class DeadLetters:
                 producer.produce(self._topic, value, key, headers=headers, on_delivery=report)
                 return
             except BufferError:
-                producer.poll(0.1)
+                self._poll(producer)
             except KafkaException as error:
                 failed.append((message, error.args[0]))
                 return
+
+    def _poll(self, producer: Producer) -> None:
+        try:
+            producer.poll(0.1)
+        except KafkaException as error:
+            self._on_error(error.args[0])
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):

@@ -1,4 +1,7 @@
-"""Errors that a Kafka client reports by callback: logged at a limited rate, fatal or not."""
+"""Errors that a Kafka client reports: logged at a limited rate, fatal or not.
+
+Most come by the callback. A fatal one is raised instead (KafkaException), by the call that polls or flushes.
+"""
 
 from confluent_kafka import KafkaError
 
@@ -15,5 +18,5 @@ class KafkaErrors:
     def report(self, error: KafkaError, event: str = "kafka_error") -> bool:
         """Log `error`, repeated ones at a limited rate; return whether the client is unusable from now on."""
         self._repeated.warning(event, error.name(), error=error.str(), name=error.name())
-        # A fatal error that comes by the callback is not marked as one, but has this code.
+        # One that a message or a delivery report has is not marked, but has this code.
         return bool(error.fatal()) or error.code() == KafkaError._FATAL
