@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections import Counter
@@ -144,7 +143,7 @@ def spread(current: Mapping[int, Sequence[int]], brokers: Sequence[int], replica
             mine.append(emptiest)
             held[emptiest] += 1
     _even_out(chosen, held)
-    _choose_leaders(chosen, brokers)
+    _choose_leaders(chosen)
     return chosen
 
 
@@ -160,21 +159,19 @@ def _even_out(chosen: Assignment, held: Counter[int]) -> None:
         held[emptiest] += 1
 
 
-def _choose_leaders(chosen: Assignment, brokers: Sequence[int]) -> None:
-    """Put the one that is to lead first. Those that lead now go on, up to their share."""
-    share = math.ceil(len(chosen) / len(brokers))
-    leading = Counter(dict.fromkeys(brokers, 0))
-    others = []
-    for mine in chosen.values():
-        if leading[mine[0]] < share:
-            leading[mine[0]] += 1
-        else:
-            others.append(mine)
-    for mine in others:
-        first = min(mine, key=lambda broker: leading[broker])
-        leading[first] += 1
-        mine.remove(first)
-        mine.insert(0, first)
+def _choose_leaders(chosen: Assignment) -> None:
+    """Put the one that is to lead first. Those that lead now go on, unless another one leads two fewer."""
+    leading = Counter(mine[0] for mine in chosen.values())
+    changed = True
+    while changed:
+        changed = False
+        for mine in chosen.values():
+            first = min(mine, key=lambda broker: leading[broker])
+            if leading[first] + 1 < leading[mine[0]]:
+                leading.update({first: 1, mine[0]: -1})
+                mine.remove(first)
+                mine.insert(0, first)
+                changed = True
 
 
 def plan(partitions: Sequence[Partition], brokers: Sequence[int], replicas: int) -> dict[str, Assignment]:
