@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing on this computer: Debian packages and the Python environment.
-# usage: scripts/setup.sh PURPOSE…   (a purpose is a list requirements/debian/PURPOSE.txt)
+# usage: scripts/setup.sh PURPOSE…   (a purpose is a list requirements/debian/PURPOSE.txt, and PURPOSE-12.txt on Debian 12)
 # STEPS=n in the environment numbers its messages as the first two of n steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,7 +32,16 @@ is_installed() {
 
 install_packages() {
     local packages=() missing=() package no_cluster='' no_unit=''
-    mapfile -t packages < <(for purpose; do grep -v '^#' "requirements/debian/$purpose.txt"; done)
+    local release list
+    # shellcheck source=/dev/null
+    release=$(. /etc/os-release && echo "${VERSION_ID:-}")
+    mapfile -t packages < <(
+        for purpose; do
+            grep -v '^#' "requirements/debian/$purpose.txt"
+            list=requirements/debian/$purpose-$release.txt
+            [ ! -e "$list" ] || grep -v '^#' "$list"
+        done
+    )
     # One query for all packages; only if it finds one missing is each package looked up.
     if [ "$(dpkg-query --show --showformat='${db:Status-Status}\n' "${packages[@]}" 2>/dev/null |
         grep -c '^installed$')" -ge ${#packages[@]} ]; then
