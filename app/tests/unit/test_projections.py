@@ -347,3 +347,22 @@ def test_behind_is_who_lacks_what_another_had_a_while_ago(monkeypatch: pytest.Mo
         assert (first.lacks, first.behind) == (0, False)
 
     run(monkeypatch, scenario)
+
+
+def test_one_whose_watch_was_just_lost_still_answers_where_no_other_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after its restart: the connection that looks after it learns of that last."""
+
+    async def scenario(backend: QueryBackend, near: PagedDatabase, _: PagedDatabase) -> None:
+        near.record(A)
+        for one in chosen(backend).all:
+            one._lane.connected = False
+        assert await get(backend, A) == A
+        # It is known not to be whole.
+        for one in chosen(backend).all:
+            one._lane.connected, one._lane.missing = False, "database is not whole: rebuild it"
+        with pytest.raises(UnavailableError):
+            await backend.sources.lookups.get(A)
+
+    run(monkeypatch, scenario)

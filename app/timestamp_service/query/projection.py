@@ -43,6 +43,11 @@ class Projection:
         return self._lane.connected
 
     @property
+    def connected(self) -> bool:
+        """Whether it may answer though nobody looks after it: that connection alone was lost, as by a restart."""
+        return self._lane.missing == "database" and bool(self.reader.connected)
+
+    @property
     def healthy(self) -> bool:
         """Whether it can answer all that it may be asked."""
         return bool(self.watched and not self.silent and self.reader.connected and self.pages.connected)

@@ -110,9 +110,10 @@ class Projections:
         await asyncio.gather(*(projection.close() for projection in self.all))
 
     def _healthy(self) -> list[Projection]:
-        """Return those that answer and are whole; the silent ones only where there are no others."""
+        """Return those that answer and are whole; those that may be only where there are no others."""
         watched = [one for one in self.all if one.watched]
-        return [one for one in watched if not one.silent] or watched
+        answering = [one for one in watched if not one.silent]
+        return answering or watched or [one for one in self.all if one.connected]
 
     def _candidates(self) -> list[Projection]:
         """Return whom to ask, in this order. Sorting keeps the nearest first among equals."""
