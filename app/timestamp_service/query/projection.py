@@ -44,7 +44,7 @@ class Projection:
 
     @property
     def connected(self) -> bool:
-        """Whether it may answer though nobody looks after it: that connection alone was lost, as by a restart."""
+        """Whether it may answer though the connection that looks after it was just lost, as by a restart."""
         return self._lane.missing == "database" and bool(self.reader.connected)
 
     @property
