@@ -152,7 +152,9 @@ BREAKAGES = (
         "table-missing",
         "postgresql",
         "psql_ timestamps -c 'ALTER TABLE timestamp_records RENAME TO kept'",
-        "psql_ timestamps -c 'DROP TABLE IF EXISTS timestamp_records'"
+        # With what was written meanwhile: the query API does without a database that lacks a row.
+        "psql_ timestamps -c 'DO $$ BEGIN IF to_regclass($name$timestamp_records$name$) IS NOT NULL THEN"
+        " INSERT INTO kept SELECT * FROM timestamp_records; DROP TABLE timestamp_records; END IF; END $$'"
         " -c 'ALTER TABLE kept RENAME TO timestamp_records'",
         "table timestamp_records",
         "missing",
