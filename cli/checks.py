@@ -97,6 +97,11 @@ def on_node(node: Host, command: str) -> str:
     return f"make ssh NODE={node.short_name} COMMAND={shlex.quote(command)}"
 
 
+def first_of(names: Sequence[str]) -> str:
+    """Return the first three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+
+
 def logs_of(node: Host, name: str) -> str:
     """Return the make command that shows a unit's journal."""
     return f"make logs NODE={node.short_name} UNIT={name}"
@@ -191,14 +196,13 @@ def outdated(node: Host, state: Sequence[Sequence[str]]) -> Iterator[Check]:
     """Check that each unit runs with what is on the disk: its release, settings, secrets and certificates."""
     for name in dict.fromkeys(name for name, _ in state):
         paths = [path for other, path in state if other == name]
-        different = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if paths[3:] else "")
         # An installed update that does not run yet is no fault.
         updated = all(path.endswith(REPLACED) for path in paths)
         restart = "run `ansible-playbook site.yml` (local nodes: `make up`): it restarts what is outdated"
         yield Check(
             node.short_name,
             f"{name} runs with what is on the disk",
-            f"not with {different}",
+            f"not with {first_of(paths)}",
             "" if updated else restart,
             "make upgrade" if updated else "",
         )
@@ -317,8 +321,8 @@ def cluster(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> Iter
         ("partitions have a leader", state["leaderless"]),
         ("partitions have all replicas in sync", state["behind"]),
     ):
-        named = f"{', '.join(lacking[:3])}{f' and {len(lacking) - 3} more' if lacking[3:] else ''}"
-        yield Check(node.short_name, what, f"not {named}" if lacking else "yes", fix if lacking else "")
+        result = f"not {first_of(lacking)}" if lacking else "yes"
+        yield Check(node.short_name, what, result, fix if lacking else "")
     brokers = sum("kafka" in one.groups for one in nodes)
     late = f"; {', '.join(map(str, state['late']))} behind" if state["late"] else ""
     yield Check(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.kafka import Kafka
 from tests.integration.postgres import Postgres
+from tests.integration.processes import serving
 from tests.integration.service import Running, World
 
 _numbers = count(1)
@@ -27,21 +28,15 @@ def workspace() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def kafka(workspace: Path) -> Iterator[Kafka]:
     """The broker."""
-    folder = workspace / "kafka"
-    folder.mkdir()
-    kafka = Kafka(folder)
-    yield kafka
-    kafka.process.end()
+    with serving(Kafka, workspace / "kafka") as kafka:
+        yield kafka
 
 
 @pytest.fixture(scope="session")
 def postgres(workspace: Path) -> Iterator[Postgres]:
     """The server."""
-    folder = workspace / "postgres"
-    folder.mkdir()
-    postgres = Postgres(folder)
-    yield postgres
-    postgres.process.end()
+    with serving(Postgres, workspace / "postgres") as postgres:
+        yield postgres
 
 
 @pytest.fixture

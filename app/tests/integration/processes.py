@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 _LOWEST_PORT = 10_000
 _given: set[int] = set()
@@ -141,3 +143,15 @@ class Server:
     def _running_and_answering(self) -> bool:
         self.process.check_running()
         return self.answers()
+
+
+S = TypeVar("S", bound=Server)
+
+
+@contextmanager
+def serving(make: Callable[[Path], S], folder: Path) -> Iterator[S]:
+    """Give a server that `make` starts in a new folder, and end it."""
+    folder.mkdir()
+    server = make(folder)
+    yield server
+    server.process.end()

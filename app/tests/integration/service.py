@@ -223,6 +223,17 @@ class World:
         count: int = self.postgres.run(self.database, "SELECT count(*) FROM timestamp_records")[0][0]
         return count
 
+    def has_table(self) -> bool:
+        """Tell whether the consumer has made the table."""
+        found: bool = self.postgres.run(self.database, "SELECT to_regclass('timestamp_records') IS NOT NULL")[
+            0
+        ][0]
+        return found
+
+    def rows_so_far(self) -> int:
+        """Return the number of rows, of which there are none before there is a table."""
+        return self.row_count() if self.has_table() else 0
+
     def produce(self, messages: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]) -> None:
         """Send messages (key, value, headers) to the topic; those of one key go to one partition."""
         producer = Producer(

@@ -158,7 +158,7 @@ def test_nothing_is_lost_or_doubled_when_it_is_killed(world: World) -> None:
         consumer.wait_until_serving()
         until(
             "some rows are written",
-            lambda: _count(world) >= min(total, total * rounds // 5),  # noqa: B023 (called at once)
+            lambda: world.rows_so_far() >= min(total, total * rounds // 5),  # noqa: B023 (called at once)
             60,
         )
         consumer.process.send(signal.SIGKILL)
@@ -166,17 +166,6 @@ def test_nothing_is_lost_or_doubled_when_it_is_killed(world: World) -> None:
     start(world, KAFKA_GROUP_INSTANCE_ID="one")
     until("all rows are written", lambda: world.row_count() == total, 60)
     until("all offsets are committed", lambda: sum(world.committed().values()) == total)
-
-
-def _count(world: World) -> int:
-    return world.row_count() if _has_table(world) else 0
-
-
-def _has_table(world: World) -> bool:
-    found: bool = world.postgres.run(world.database, "SELECT to_regclass('timestamp_records') IS NOT NULL")[
-        0
-    ][0]
-    return found
 
 
 def test_a_new_group_gives_back_the_same_rows(world: World) -> None:
@@ -233,7 +222,7 @@ def test_several_share_the_work(world: World) -> None:
     consumers = [world.start_consumer() for _ in range(3)]
     for consumer in consumers:
         consumer.wait_until_ready()
-    until("the rows are there", lambda: _has_table(world))
+    until("the rows are there", world.has_table)
     assert sum(len(consumer.events("table_made")) for consumer in consumers) >= 1
     world.produce([command(number) for number in range(3000)])
     until("all rows are written", lambda: world.row_count() == 3000)

@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from psycopg2 import errors
 from psycopg2.extensions import parse_dsn
 
 from tests.integration.postgres import Postgres
-from tests.integration.processes import until
+from tests.integration.processes import serving, until
 from tests.integration.service import Answer, Running, Service, World
 from tests.integration.test_bulk import PATH, bulk, instants_from
 from tests.integration.test_metrics import value
@@ -29,11 +28,8 @@ NOT_WHOLE = "The database is not whole: rebuild it. Try again shortly."
 @pytest.fixture(scope="session")
 def second_postgres(workspace: Path) -> Iterator[Postgres]:
     """Another server."""
-    folder = workspace / "second-postgres"
-    folder.mkdir()
-    postgres = Postgres(folder)
-    yield postgres
-    postgres.process.end()
+    with serving(Postgres, workspace / "second-postgres") as postgres:
+        yield postgres
 
 
 @dataclass(frozen=True)
@@ -97,14 +93,6 @@ def both(world: World, second_postgres: Postgres, tmp_path: Path) -> Iterator[Bo
 
 def start(world: World) -> Service:
     return world.start_consumer(KAFKA_GROUP_INSTANCE_ID="one")
-
-
-def rows(world: World) -> int:
-    """Count the rows; where the consumer has not made the table anew yet, there are none."""
-    try:
-        return world.row_count()
-    except errors.UndefinedTable:
-        return 0
 
 
 def timed(answer: Answer, since: float, seconds: float) -> Answer:
@@ -181,7 +169,7 @@ def test_rows_are_lost_by_mistake(both: Both, mistake: str) -> None:
     # It goes on, and is not behind.
     posted += [both.post() for _ in range(20)]
     until("the other one has all", lambda: both.second.row_count() == 40)
-    until("the first one has the new ones", lambda: rows(both.world) >= 20)
+    until("the first one has the new ones", lambda: both.world.rows_so_far() >= 20)
     time.sleep(3)
     assert not both.healthy(both.world)
     assert [both.get(identifier).status for identifier in posted] == [200] * len(posted)
@@ -209,15 +197,10 @@ def test_a_database_that_was_dropped_and_made_anew_is_not_whole(both: Both) -> N
     both.world.make_database()
     # Records of partitions that had some before: it begins in the middle.
     posted += [both.post() for _ in range(50)]
-    until("the consumer goes on", lambda: both.world.row_count() > 0 if has_table(both.world) else False, 60)
+    until("the consumer goes on", lambda: both.world.rows_so_far() > 0, 60)
     until("the other one has all", lambda: both.second.row_count() == 100)
     until("it does not count as healthy", lambda: not both.healthy(both.world))
     assert [both.get(identifier).status for identifier in posted] == [200] * len(posted)
-
-
-def has_table(world: World) -> bool:
-    found: bool = world.postgres.run(world.database, f"SELECT to_regclass('{TABLE}') IS NOT NULL")[0][0]
-    return found
 
 
 def test_one_that_is_behind_answers_what_it_has_and_no_range(both: Both) -> None:

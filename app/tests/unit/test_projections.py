@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from tests.unit.fake_producer import until
-from tests.unit.test_reader import A, B, FakeConnection, FakeDatabase, identifier_of
+from tests.unit.test_reader import A, B, FakeConnection, FakeDatabase, identifier_of, look_often
 from timestamp_service import settings
 from timestamp_service.database.connections import AsyncConnection
 from timestamp_service.database.records import Record
-from timestamp_service.query import pages, projection, projections, search
+from timestamp_service.query import pages, projections, search
 from timestamp_service.query.api import QueryBackend
 from timestamp_service.query.lane import UnavailableError
 from timestamp_service.query.pages import SlowError
@@ -66,9 +66,8 @@ Scenario = Callable[[QueryBackend, PagedDatabase, PagedDatabase], Awaitable[None
 
 def run(monkeypatch: pytest.MonkeyPatch, scenario: Scenario) -> None:
     """Run `scenario` with a query API of two databases that work."""
-    monkeypatch.setattr(projection, "_WATCH_SECONDS", 0.02)
+    look_often(monkeypatch)
     monkeypatch.setattr(projections, "_COMPARE_SECONDS", 0.02)
-    monkeypatch.setattr("timestamp_service.query.lane._NOT_WHOLE_SECONDS", 0.02)
 
     async def live() -> None:
         databases = {host: PagedDatabase() for host in HOSTS}

@@ -231,6 +231,12 @@ def test_lookups_fail_at_once_when_it_is_frozen(monkeypatch: pytest.MonkeyPatch)
     run(monkeypatch, scenario)
 
 
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look after the databases all the time."""
+    monkeypatch.setattr("timestamp_service.query.projection._WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("timestamp_service.query.lane._NOT_WHOLE_SECONDS", 0.02)
+
+
 def test_what_is_not_whole_answers_nothing_at_once_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(backend: QueryBackend, reader: Reader, database: FakeDatabase) -> None:
         database.record(A)
@@ -251,8 +257,7 @@ def test_what_is_not_whole_answers_nothing_at_once_until_it_is(monkeypatch: pyte
         assert identifier_of(await reader.get(A)) == A
         assert await backend.check() is None
 
-    monkeypatch.setattr("timestamp_service.query.projection._WATCH_SECONDS", 0.02)
-    monkeypatch.setattr("timestamp_service.query.lane._NOT_WHOLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     run(monkeypatch, scenario)
 
 
@@ -265,8 +270,7 @@ def test_a_database_that_was_never_counted_is_read(monkeypatch: pytest.MonkeyPat
         await until(lambda: reader.connected)
         assert identifier_of(await reader.get(A)) == A
 
-    monkeypatch.setattr("timestamp_service.query.projection._WATCH_SECONDS", 0.02)
-    monkeypatch.setattr("timestamp_service.query.lane._NOT_WHOLE_SECONDS", 0.02)
+    look_often(monkeypatch)
     run(monkeypatch, scenario)
 
 

@@ -15,8 +15,7 @@ ROW_BYTES = 68
 # The key of the advisory lock under which the table is created: any number, the same in all releases.
 _MIGRATION_LOCK = 7_358_214_901
 
-_PRESENT = f"SELECT to_regclass('{TABLE}') IS NOT NULL"
-_COUNTED = f"SELECT to_regclass('{COUNTS}') IS NOT NULL"
+_PRESENT = f"SELECT to_regclass('{TABLE}') IS NOT NULL AND to_regclass('{COUNTS}') IS NOT NULL"
 
 
 def definition(table: str) -> str:
@@ -73,12 +72,9 @@ COMMIT;
 def present(connection: Connection) -> bool:
     """Return whether both tables exist. Raises psycopg2.Error."""
     with connection.cursor() as cursor:
-        for query in (_PRESENT, _COUNTED):
-            cursor.execute(query)
-            row = cursor.fetchone()
-            if row is None or not row[0]:
-                return False
-    return True
+        cursor.execute(_PRESENT)
+        row = cursor.fetchone()
+        return row is not None and bool(row[0])
 
 
 def create(connection: Connection) -> None:
