@@ -19,7 +19,7 @@ _PROPERTIES = """\
 process.roles=broker,controller
 node.id={node}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised_port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 controller.quorum.voters={voters}
@@ -72,9 +72,14 @@ class Kafka(Server):
     """A broker. Its data stay when it is stopped and started again."""
 
     def __init__(
-        self, folder: Path, jvm: Sequence[str] = _JVM, plan: Plan | None = None, node: int = 1
+        self,
+        folder: Path,
+        jvm: Sequence[str] = _JVM,
+        plan: Plan | None = None,
+        node: int = 1,
+        advertised_port: int | None = None,
     ) -> None:
-        """Start broker `node` (from 1) of `plan`: by default the only one."""
+        """Start broker `node` (from 1) of `plan`: by default the only one. Clients may reach another port."""
         plan = plan or Plan.of(1)
         self.libraries = f"{kafka_home()}/libs/*"
         self.node = node
@@ -88,6 +93,7 @@ class Kafka(Server):
             _PROPERTIES.format(
                 node=node,
                 port=self.port,
+                advertised_port=advertised_port or self.port,
                 controller_port=controller_port,
                 voters=",".join(f"{one}@127.0.0.1:{port}" for one, (_, port) in enumerate(plan.ports, 1)),
                 folder=folder,

@@ -309,7 +309,7 @@ def test_a_partition_that_is_not_read_is_noticed(
     consumer = Consumer(
         {"bootstrap.servers": kafka.bootstrap, "group.id": world.group, "auto.offset.reset": "earliest"}
     )
-    stall = Stall(kafka.admin(), Log("test", logging.CRITICAL))
+    stall = Stall(kafka.admin, Log("test", logging.CRITICAL))
 
     read: list[int | None] = []
     found: list[int] = []

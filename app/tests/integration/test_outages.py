@@ -3,13 +3,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 
 import pytest
 
-from tests.integration.kafka import Kafka
+from tests.integration.kafka import Kafka, Plan
+from tests.integration.kafka_proxy import KafkaProxy
 from tests.integration.postgres import Postgres
-from tests.integration.processes import until
+from tests.integration.processes import serving, until
 from tests.integration.service import Running, Service, World
 
 pytestmark = pytest.mark.integration
@@ -109,6 +112,42 @@ def test_too_many_in_flight_are_refused_at_once(world: World) -> None:
         world.kafka.thaw()
     # They are counted until the library lets go of them.
     until("there is room again", lambda: command.ask("POST", "/app").status == 200)
+
+
+def test_clients_that_learned_that_there_are_no_brokers_are_replaced(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    """A broker that stops may say so in its last moment, and librdkafka may never connect again then."""
+    plan = Plan.of(1)
+    proxy = KafkaProxy(plan.ports[0][0])
+    with serving(partial(Kafka, plan=plan, advertised_port=proxy.port), tmp_path / "kafka") as kafka:
+        kafka.bootstrap = f"127.0.0.1:{proxy.port}"
+        world = World("brokerless", kafka, postgres, tmp_path)
+        try:
+            world.make_topics()
+            world.make_database()
+            running = Running(world, world.start_command(), world.start_query(), _consumer(world))
+            services = (running.command, running.query, running.consumer)
+            for service in services:
+                service.wait_until_ready()
+
+            def all_were_replaced() -> bool:
+                # Chance decides in each round whether the library begins anew.
+                proxy.away = True
+                time.sleep(3)
+                proxy.away = False
+                for service in services:
+                    service.wait_until_ready(60)
+                return bool(
+                    running.command.events("kafka_producer_failed")
+                    and running.consumer.events("consumer_lost")
+                )
+
+            until("the library knew no broker any more", all_were_replaced, 240)
+            check_all_work(running)
+        finally:
+            world.end()
+            proxy.end()
 
 
 def test_postgres_stops_and_returns(started: Running, postgres: Postgres) -> None:

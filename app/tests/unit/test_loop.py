@@ -1,5 +1,6 @@
 """The consumer's loop with a fake consumer, table and dead letters."""
 
+import json
 import logging
 import threading
 import time
@@ -100,10 +101,13 @@ class FakeAdmin(AdminClient):
 
     # Whether the answer comes.
     answers: ClassVar[bool] = True
+    failure: ClassVar[KafkaError | None] = None
     asked = 0
+    made = 0
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        FakeAdmin.made += 1
 
     def list_offsets(  # type: ignore[override]
         self, places: dict[TopicPartition, OffsetSpec], **options: Any
@@ -112,7 +116,9 @@ class FakeAdmin(AdminClient):
         futures = {}
         for place, which in places.items():
             futures[place] = future = Future[Any]()
-            if self.answers:
+            if self.failure is not None:
+                future.set_exception(KafkaException(self.failure))
+            elif self.answers:
                 end = which is _LATEST
                 future.set_result(SimpleNamespace(offset=FakeConsumer.places[2][end]))
         return futures
@@ -327,6 +333,38 @@ def test_a_consumer_that_fails_for_good_is_replaced(start: Start) -> None:
     running.consumers[1].waiting = [message(good(0), 0, 0)]
     until(lambda: running.consumers[1].stored == {0: 1})
     assert not running.failures
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("known", "replaced"), [({}, True), ({"a": "learned"}, False)])
+def test_a_consumer_that_knows_no_broker_any_more_is_replaced(
+    start: Start, known: dict[str, str], replaced: bool
+) -> None:
+    running = start(FakeDeadLetters(), FakeProjection())
+    brokers = {name: {"nodeid": 1, "state": "DOWN", "source": source} for name, source in known.items()}
+    for _ in range(3):
+        running.consumers[0].config["stats_cb"](json.dumps({"brokers": brokers, "topics": {}}))
+    if replaced:
+        until(lambda: len(running.consumers) == 2)
+    running.consumer.waiting = [message(good(0), 0, 0)]
+    until(lambda: running.consumer.stored == {0: 1})
+    # The next one begins anew.
+    running.consumer.config["stats_cb"](json.dumps({"brokers": {}, "topics": {}}))
+    running.consumer.waiting = [message(good(0), 0, 1)]
+    until(lambda: running.consumer.stored == {0: 2})
+    assert len(running.consumers) == 1 + replaced
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_client_to_which_kafka_does_not_answer_is_replaced(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the client that does not ask."""
+    monkeypatch.setattr(FakeAdmin, "failure", KafkaError(KafkaError._TIMED_OUT))
+    before = FakeAdmin.made
+    running = start(FakeDeadLetters(), FakeProjection())
+    until(lambda: FakeAdmin.made > before + 2)
+    assert len(running.consumers) == 1
 
 
 @pytest.mark.usefixtures("quick")

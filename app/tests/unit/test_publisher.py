@@ -115,7 +115,9 @@ def test_a_message_is_failed_by_our_own_clock(monkeypatch: pytest.MonkeyPatch) -
 
 def statistics(*states: str) -> str:
     """What the library reports of brokers in these states."""
-    brokers = {str(one): {"nodeid": one, "state": state} for one, state in enumerate(states)}
+    brokers = {
+        str(one): {"nodeid": one, "state": state, "source": "learned"} for one, state in enumerate(states)
+    }
     return json.dumps({"brokers": brokers})
 
 
@@ -358,6 +360,23 @@ def test_a_fatal_error_ends_the_worker_once(error: KafkaError, ends: bool) -> No
 
     asyncio.run(scenario())
     assert ended == ([True] if ends else [])
+
+
+def test_a_producer_that_knows_no_broker_any_more_ends_the_worker() -> None:
+    ended: list[bool] = []
+
+    async def scenario() -> None:
+        real = Publisher(CONFIG, Log("s", logging.INFO, lambda _: None), lambda: ended.append(True))
+        for _ in range(10):
+            real._on_statistics(statistics("DOWN", "INIT"))
+        assert not ended
+        for _ in range(10):
+            real._on_statistics(statistics())
+        assert await real.check() == "kafka"
+        await real.close()
+
+    asyncio.run(scenario())
+    assert ended == [True]
 
 
 def test_a_fatal_error_that_polling_raises_ends_the_worker() -> None:

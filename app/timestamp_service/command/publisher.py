@@ -104,6 +104,7 @@ class Publisher:
         self._last_report = 0.0
         self._poll_handle: asyncio.Handle | None = None
         self._failed = False
+        self._brokers = statistics.Brokers()
         self._producer = Producer(
             {
                 **config.kafka.client(),
@@ -427,12 +428,19 @@ class Publisher:
         self._poll_handle = self._loop.call_later(_IDLE_POLL_SECONDS, self._poll_idle)
 
     def _on_statistics(self, text: str) -> None:
-        self._failover.connected = statistics.connected(json.loads(text))
+        news = json.loads(text)
+        self._failover.connected = statistics.connected(news)
+        if self._brokers.forgotten(news):
+            self._give_up("the library knows no broker any more")
 
     def _on_error(self, error: KafkaError) -> None:
-        if self._errors.report(error) and not self._failed:
+        if self._errors.report(error):
+            self._give_up(error.str())
+
+    def _give_up(self, reason: str) -> None:
+        if not self._failed:
             self._failed = True
-            self._log.error("kafka_producer_failed", error=error.str())
+            self._log.error("kafka_producer_failed", error=reason)
             self._fail()
 
 

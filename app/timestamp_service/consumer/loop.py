@@ -22,6 +22,7 @@ from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
 from timestamp_service.kafka import partitions
 from timestamp_service.kafka.errors import KafkaErrors
+from timestamp_service.kafka.statistics import Brokers
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
 
@@ -87,8 +88,8 @@ class Loop:
         # The partitions that are not fetched until the batch that is being written is.
         self._paused: set[int] = set()
         self._last_fed = 0.0
-        self._lost: KafkaError | None = None
-        self._stall = Stall(admin(config.kafka.client()), log)
+        self._lost: str | None = None
+        self._stall = Stall(lambda: admin(config.kafka.client()), log)
         self._config = config
         self._connect = connect
         self._consumer = self._new_consumer()
@@ -117,6 +118,7 @@ class Loop:
         return closed
 
     def _new_consumer(self) -> Consumer:
+        self._brokers = Brokers()
         return self._connect(
             {
                 **self._config.kafka.client(),
@@ -169,7 +171,7 @@ class Loop:
         self._watch_writer()
         self._feed_watchdog()
         if self._lost is not None:
-            raise LostError(self._lost.str())
+            raise LostError(self._lost)
         self._check_partitions()
         self._check_stall()
         self._settle()
@@ -337,12 +339,15 @@ class Loop:
                 batch.next_offsets.pop(partition.partition, None)
 
     def _on_statistics(self, text: str) -> None:
-        self._state.update(json.loads(text), self._topic)
+        statistics = json.loads(text)
+        self._state.update(statistics, self._topic)
+        if self._brokers.forgotten(statistics):
+            self._lost = "the library knows no broker any more"
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):
             # For example a member that was away for so long that the group refuses its commits.
-            self._lost = error
+            self._lost = error.str()
 
     def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
         # _NO_OFFSET: nothing was stored since the last commit.

@@ -5,6 +5,7 @@ name.
 """
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -26,13 +27,14 @@ _Offsets = dict[TopicPartition, Future[ListOffsetsResultInfo]]
 class Stall:
     """Compares the positions of a consumer with the ends of its partitions."""
 
-    def __init__(self, admin: AdminClient, log: Log) -> None:
+    def __init__(self, connect: Callable[[], AdminClient], log: Log) -> None:
         """`log` takes, for debugging, why Kafka did not say where partitions end.
 
-        `admin` has connections of its own: on the consumer's, Kafka answers only after the fetch that waits
-        for messages (0.5 s), and the consumer reads nothing in the meantime.
+        `connect` makes a client with connections of its own: on the consumer's, Kafka answers only after the
+        fetch that waits for messages (0.5 s), and the consumer reads nothing in the meantime.
         """
-        self._admin = admin
+        self._connect = connect
+        self._admin = connect()
         self._log = log
         # The first offset of each partition and the one after the last, which were asked for.
         self._asked: tuple[_Offsets, _Offsets] | None = None
@@ -57,6 +59,8 @@ class Stall:
         except KafkaException as error:
             self._log.debug("kafka_does_not_answer", error=str(error))
             behind = {}
+            # It may never connect again (kafka/statistics.py).
+            self._admin = self._connect()
         self._asked = None
         still = {partition: at for partition, at in behind.items() if self._behind.get(partition) == at}
         new = {partition: at for partition, at in still.items() if self._tried.get(partition) != at}

@@ -110,6 +110,8 @@ class DeadLetters:
             errors = [error for _, error in failed]
             refused = [error for error in errors if error.code() not in _PASSING]
             reason = (refused or errors)[0].str() if errors else "no acknowledgement in time"
+            # The library may never connect again (statistics.py). What was sent has failed or takes too long.
+            self._unusable = self._unusable or not refused
             raise NotDeliveredError(reason, passing=not refused)
 
     def _flush(self, producer: Producer) -> int:
