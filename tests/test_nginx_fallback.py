@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -190,35 +191,24 @@ def test_relay_speaks_to_web_nodes_alone(nodes: tuple[Node, Node]) -> None:
     here.behave("refuse")
     text = (there.folder / "nginx.conf").read_text()
     other = text.replace(f"{there.name}-peer.", f"{there.name}-nginx.")
-    with reloaded(there, other):
+    with configured(there, other):
         answer = here.ask("GET", ONE)
         assert (answer.status, there.requests()) == (502, [])
     assert here.ask("GET", ONE).status == 200
 
 
-class reloaded:  # noqa: N801
+@contextmanager
+def configured(node: Node, text: str) -> Iterator[None]:
     """Let a node's nginx have another configuration meanwhile."""
-
-    def __init__(self, node: Node, text: str) -> None:
-        self.node, self.text = node, text
-        self.file = node.folder / "nginx.conf"
-        self.before = self.file.read_text()
-
-    def __enter__(self) -> None:
-        self.reload(self.text)
-
-    def __exit__(self, *_: object) -> None:
-        self.reload(self.before)
-
-    def reload(self, text: str) -> None:
-        self.file.write_text(text)
-        master = (self.node.folder / "nginx.pid").read_text().strip()
-        workers = self.workers(master)
-        os.kill(int(master), 1)
-        wait(lambda: bool(self.workers(master)) and not self.workers(master) & workers)
-
-    def workers(self, master: str) -> set[str]:
-        return set(Path(f"/proc/{master}/task/{master}/children").read_text().split())
+    file = node.folder / "nginx.conf"
+    before = file.read_text()
+    file.write_text(text)
+    node.reload()
+    try:
+        yield
+    finally:
+        file.write_text(before)
+        node.reload()
 
 
 def test_log_of_the_node_that_answers_names_the_client_and_the_correlation(nodes: tuple[Node, Node]) -> None:

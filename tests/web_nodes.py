@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import platform
+import signal
 import socket
 import socketserver
 import ssl
@@ -34,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
     """Answers with the name of the node, or does not, as its API is told."""
 
     protocol_version = "HTTP/1.1"
+    # An answer is sent whole, as those of the APIs are: none is broken off after its headers.
+    wbufsize = -1
     server: Api
 
     def setup(self) -> None:
@@ -206,6 +209,14 @@ class Node:
         assert checked.returncode == 0, checked.stderr
         assert "[warn]" not in checked.stderr
         return [*command, "-g", "daemon off;"]
+
+    def reload(self) -> None:
+        """Let nginx take what its files say now; returns when nobody answers as before."""
+        master = (self.folder / "nginx.pid").read_text().strip()
+        children = Path(f"/proc/{master}/task/{master}/children")
+        before = set(children.read_text().split())
+        os.kill(int(master), signal.SIGHUP)
+        wait(lambda: bool(now := set(children.read_text().split())) and not now & before)
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of the access log, which is written at once."""
