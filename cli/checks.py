@@ -87,6 +87,29 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
         yield from cluster(node, nodes, state["kafka"])
 
 
+def agreement(states: Mapping[str, Mapping[str, str]]) -> Iterator[Check]:
+    """Check that nodes have the same versions, by what each has, with the names of nodes.
+
+    They differ when a play was broken off or limited, or a node was away.
+    """
+    for what in dict.fromkeys(what for state in states.values() for what in state):
+        names: dict[str, list[str]] = {}
+        for node, state in states.items():
+            if what in state:
+                names.setdefault(state[what], []).append(node)
+        if sum(map(len, names.values())) < 2:
+            continue
+        differ = "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in names.items())
+        yield Check(
+            "here",
+            f"{what} is the same on all nodes",
+            f"no: {differ}" if len(names) > 1 else "yes",
+            "run the deployment, upgrade or renewal again that was under way, or `ansible-playbook site.yml`"
+            if len(names) > 1
+            else "",
+        )
+
+
 def unit_behind(node: Host, port: str) -> str:
     """Return the unit of a node that serves a port of Kafka or PostgreSQL."""
     return "kafka.service" if port == BROKER_PORT else node.postgresql_unit

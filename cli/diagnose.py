@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cli.checks import BROKER_PORT, Check, line, look_at_node
+from cli.checks import BROKER_PORT, Check, agreement, line, look_at_node
 from cli.end_to_end import EndToEndError, send_and_read_back
 from cli.hints import typed
 from cli.inventory import PROJECT, Host, Service
@@ -104,6 +104,13 @@ def diagnose(service: Service) -> Iterator[Check]:
             continue
         yield Check(node.short_name, "answers by ssh", "yes")
         yield from look_at_node(node, service.nodes, state)
+    yield from agreement(
+        {
+            node.short_name: state["shared"]
+            for node, state in zip(service.nodes, states, strict=True)
+            if not isinstance(state, Check)
+        }
+    )
     yield end_to_end(service)
 
 

@@ -52,6 +52,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "updates": {"all": [], "security": []},
         "reboot": [],
         "certificates": [],
+        "shared": {"the application's release": "1+a"},
         "volumes": [],
         "firewall": True,
         "reached": [],
@@ -358,6 +359,31 @@ def test_certificate_of_nginx_is_by_acme_where_its_timer_is(
     assert [one["by_acme"] for one in node_state.certificates()] == [True, True]
 
 
+def test_nodes_that_differ_are_named() -> None:
+    states = {
+        "db1": {"Kafka": "4.2"},
+        "db2": {"Kafka": "4.3"},
+        "web": {"release": "1"},
+        "db3": {"Kafka": "4.2"},
+    }
+    (check,) = checks.agreement(states)
+    assert (check.what, check.result) == ("Kafka is the same on all nodes", "no: 4.2 on db1, db3; 4.3 on db2")
+    assert "again" in check.fix
+
+
+def test_what_nodes_share_is_read(
+    node_state: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "releases/1+a").mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/1+a")
+    (tmp_path / "ca.crt").write_text("one")
+    monkeypatch.setattr(node_state, "VERSIONS", {"a": str(tmp_path / "current"), "b": str(tmp_path / "none")})
+    monkeypatch.setattr(
+        node_state, "SHARED_FILES", {"c": str(tmp_path / "ca.crt"), "d": str(tmp_path / "none")}
+    )
+    assert node_state.shared() == {"a": "1+a", "c": "sha256 7692c3ad3540"}
+
+
 def test_metrics_are_written_whole(node_state: ModuleType, tmp_path: Path) -> None:
     target = tmp_path / "timestamp_service.prom"
     assert node_state.main(["--textfile", str(target)]) == 0
@@ -372,6 +398,8 @@ def test_metrics_are_written_whole(node_state: ModuleType, tmp_path: Path) -> No
     [
         ((state(), state()), True, 0),
         ((state(firewall=False), state()), True, 1),
+        ((state(shared={"the application's release": "2+b"}), state()), True, 1),
+        ((state(shared={}), state()), True, 0),
         ((None, state()), True, 1),
         ((state(), state()), False, 1),
         ((None, None), False, 3),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import hashlib
 import importlib
 import json
 import os
@@ -44,6 +45,12 @@ VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
 TIME_UNITS = ("chrony.service", "ntpsec.service", "openntpd.service", "systemd-timesyncd.service")
 UNIT_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState")
 SECONDS = 5
+# What is to be the same on all nodes that have it: links to versions, and files.
+VERSIONS = {
+    "the application's release": "/opt/timestamp-service/current",
+    "Kafka's version": "/opt/kafka/current",
+}
+SHARED_FILES = {"the authority of certificates": CERTIFICATE_AUTHORITY}
 KAFKA_FOLDER = "/opt/kafka"
 KAFKA_SETTINGS = "/etc/kafka/admin.properties"
 KAFKA_SECRETS = "/etc/kafka/admin-secrets.properties"
@@ -99,6 +106,17 @@ def certificates() -> list[dict[str, Any]]:
                 "by_acme": path.startswith(NGINX_FOLDER) and os.path.exists(ACME_TIMER),
             }
         )
+    return found
+
+
+def shared() -> dict[str, str]:
+    """What is to be the same on all nodes that have it, by its name: a version, or the SHA-256 of a file."""
+    found = {
+        what: os.path.basename(os.readlink(path)) for what, path in VERSIONS.items() if os.path.islink(path)
+    }
+    for what, path in SHARED_FILES.items():
+        if os.path.isfile(path):
+            found[what] = f"sha256 {hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:12]}"
     return found
 
 
@@ -324,6 +342,7 @@ def state(question: dict[str, Any]) -> dict[str, Any]:
         "time_unit": time_unit(),
         "failed_units": failed_units(),
         "certificates": certificates(),
+        "shared": shared(),
         "volumes": volumes(),
         "firewall": run("nft", "list", "table", "inet", "timestamp_service").returncode == 0,
         "reached": [reach(peer) for peer in question.get("peers", [])],
