@@ -96,13 +96,24 @@ def test_firewall_opens_what_the_groups_of_a_node_offer(texts: Texts) -> None:
     assert "9092" not in front
 
 
-def test_processes_know_all_brokers_and_speak_to_the_networks_of_the_nodes_alone(texts: Texts) -> None:
+def test_processes_know_all_brokers(texts: Texts) -> None:
     brokers = ",".join(f"{address}:9092" for address in addresses(KAFKA))
     for unit in ("timestamp-command", "timestamp-consumer"):
         assert f"KAFKA_BROKER={brokers}\n" in texts[WEB[0]][f"{unit}/process.env.j2"]
-    units = [texts[WEB[0]][f"{unit}/process.service.j2"] for unit in ("timestamp-command", "timestamp-query")]
-    for unit in (*units, texts[KAFKA[0]]["kafka/kafka.service.j2"]):
-        assert re.findall(r"^IPAddressAllow=(.*)$", unit, re.MULTILINE) == ["localhost 192.0.2.0/24"]
+
+
+def test_units_speak_to_the_networks_of_the_nodes_alone(texts: Texts) -> None:
+    """A unit that named nodes would change, and restart, whenever one comes or goes."""
+    allowed = {
+        (name, one)
+        for of_host in texts.values()
+        for name, text in of_host.items()
+        for one in re.findall(r"^IPAddressAllow=(.*)$", text, re.MULTILINE)
+    }
+    assert {one for _, one in allowed} == {"localhost 192.0.2.0/24"}
+    assert {"kafka/kafka.service.j2", "postgresql/unit.conf.j2", "timestamp-query/process.service.j2"} <= {
+        name for name, _ in allowed
+    }
 
 
 CONSUMERS = ("timestamp-consumer", "timestamp-consumer-kafka2")

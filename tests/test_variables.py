@@ -503,8 +503,6 @@ def test_database_and_firewall_let_the_same_clients_in(texts: Texts) -> None:
     )
     assert rule.split(", ") == clients
     assert re.findall(r"^hostssl .* (\S+)/32 ", of_host["postgresql/pg_hba.conf.j2"], re.M) == clients
-    allowed = only(r"^IPAddressAllow=(.*)$", of_host["postgresql/unit.conf.j2"]).split()
-    assert {f"{client}/32" for client in clients} <= set(allowed)
 
 
 def test_servers_read_the_certificates_that_the_roles_place(files: dict[str, str]) -> None:
