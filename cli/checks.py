@@ -99,15 +99,12 @@ def agreement(states: Mapping[str, Mapping[str, str]]) -> Iterator[Check]:
                 names.setdefault(state[what], []).append(node)
         if sum(map(len, names.values())) < 2:
             continue
-        differ = "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in names.items())
-        yield Check(
-            "here",
-            f"{what} is the same on all nodes",
-            f"no: {differ}" if len(names) > 1 else "yes",
-            "run the deployment, upgrade or renewal again that was under way, or `ansible-playbook site.yml`"
-            if len(names) > 1
-            else "",
-        )
+        result, fix = "yes", ""
+        if len(names) > 1:
+            result = "no: " + "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in names.items())
+            again = "run the deployment, upgrade or renewal again that was under way"
+            fix = f"{again}, or `ansible-playbook site.yml`"
+        yield Check("here", f"{what} is the same on all nodes", result, fix)
 
 
 def unit_behind(node: Host, port: str) -> str:

@@ -377,10 +377,8 @@ def test_what_nodes_share_is_read(
     (tmp_path / "releases/1+a").mkdir(parents=True)
     (tmp_path / "current").symlink_to("releases/1+a")
     (tmp_path / "ca.crt").write_text("one")
-    monkeypatch.setattr(node_state, "VERSIONS", {"a": str(tmp_path / "current"), "b": str(tmp_path / "none")})
-    monkeypatch.setattr(
-        node_state, "SHARED_FILES", {"c": str(tmp_path / "ca.crt"), "d": str(tmp_path / "none")}
-    )
+    paths = {"a": "current", "b": "none", "c": "ca.crt"}
+    monkeypatch.setattr(node_state, "SHARED", {what: str(tmp_path / path) for what, path in paths.items()})
     assert node_state.shared() == {"a": "1+a", "c": "sha256 7692c3ad3540"}
 
 

@@ -153,5 +153,7 @@ def serving(make: Callable[[Path], S], folder: Path) -> Iterator[S]:
     """Give a server that `make` starts in a new folder, and end it."""
     folder.mkdir()
     server = make(folder)
-    yield server
-    server.process.end()
+    try:
+        yield server
+    finally:
+        server.process.end()

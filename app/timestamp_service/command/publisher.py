@@ -431,7 +431,7 @@ class Publisher:
         news = json.loads(text)
         self._failover.connected = statistics.connected(news)
         if self._brokers.forgotten(news):
-            self._give_up("the library knows no broker any more")
+            self._give_up(statistics.FORGOTTEN)
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):

@@ -22,7 +22,7 @@ from timestamp_service.consumer.state import State
 from timestamp_service.consumer.writer import Writer
 from timestamp_service.kafka import partitions
 from timestamp_service.kafka.errors import KafkaErrors
-from timestamp_service.kafka.statistics import Brokers
+from timestamp_service.kafka.statistics import FORGOTTEN, Brokers
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
 
@@ -342,7 +342,7 @@ class Loop:
         statistics = json.loads(text)
         self._state.update(statistics, self._topic)
         if self._brokers.forgotten(statistics):
-            self._lost = "the library knows no broker any more"
+            self._lost = FORGOTTEN
 
     def _on_error(self, error: KafkaError) -> None:
         if self._errors.report(error):

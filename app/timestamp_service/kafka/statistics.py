@@ -9,6 +9,10 @@ def connected(statistics: dict[str, Any]) -> bool:
     return any(broker["nodeid"] >= 0 and broker["state"] == "UP" for broker in statistics["brokers"].values())
 
 
+# What is logged of a client that is replaced for it.
+FORGOTTEN = "the library knows no broker any more"
+
+
 class Brokers:
     """Notices that a client has no broker left to connect to, for ever.
 

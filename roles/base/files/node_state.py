@@ -45,13 +45,13 @@ VOLUMES = ("/", "/var/lib/kafka", "/var/lib/postgresql")
 TIME_UNITS = ("chrony.service", "ntpsec.service", "openntpd.service", "systemd-timesyncd.service")
 UNIT_PROPERTIES = ("Id", "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState")
 SECONDS = 5
-# What is to be the same on all nodes that have it: links to versions, and files.
-VERSIONS = {
-    "the application's release": "/opt/timestamp-service/current",
-    "Kafka's version": "/opt/kafka/current",
-}
-SHARED_FILES = {"the authority of certificates": CERTIFICATE_AUTHORITY}
 KAFKA_FOLDER = "/opt/kafka"
+# What is to be the same on all nodes that have it: links to versions, and files.
+SHARED = {
+    "the application's release": "/opt/timestamp-service/current",
+    "Kafka's version": f"{KAFKA_FOLDER}/current",
+    "the authority of certificates": CERTIFICATE_AUTHORITY,
+}
 KAFKA_SETTINGS = "/etc/kafka/admin.properties"
 KAFKA_SECRETS = "/etc/kafka/admin-secrets.properties"
 # A voter that has not had all that the active controller had for so long is behind.
@@ -111,11 +111,11 @@ def certificates() -> list[dict[str, Any]]:
 
 def shared() -> dict[str, str]:
     """What is to be the same on all nodes that have it, by its name: a version, or the SHA-256 of a file."""
-    found = {
-        what: os.path.basename(os.readlink(path)) for what, path in VERSIONS.items() if os.path.islink(path)
-    }
-    for what, path in SHARED_FILES.items():
-        if os.path.isfile(path):
+    found = {}
+    for what, path in SHARED.items():
+        if os.path.islink(path):
+            found[what] = os.path.basename(os.readlink(path))
+        elif os.path.isfile(path):
             found[what] = f"sha256 {hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:12]}"
     return found
 
