@@ -209,12 +209,14 @@ def first_process(service: Service, node: Host) -> int | None:
     return None
 
 
-def power_cut(nodes: Nodes, node: Host) -> None:
-    """End a local machine as a power cut does, then switch it on again; returns when it has booted."""
-    process = first_process(nodes.service, node)
-    assert process is not None, f"{node.name} is no machine of this computer"
-    os.kill(process, signal.SIGKILL)
-    assert until(lambda: not Path(f"/proc/{process}").exists(), 10)
+def power_cut(nodes: Nodes, *without: Host) -> None:
+    """End local machines as a power cut does, then switch them on again; returns when all have booted."""
+    processes = [first_process(nodes.service, node) for node in without]
+    assert None not in processes, f"{[node.name for node in without]}: not all are machines of this computer"
+    running = [process for process in processes if process is not None]
+    for process in running:
+        os.kill(process, signal.SIGKILL)
+    assert until(lambda: not any(Path(f"/proc/{process}").exists() for process in running), 10)
     nodes.play("playbooks/local_up.yml")
 
 

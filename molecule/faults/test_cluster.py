@@ -5,16 +5,29 @@ The tests run in their order, each on what the one before has left; the first be
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from disturbed import break_play_off, failures, run, until
-from faults import BEHIND, GONE, PROXY
-from nodes import COMMAND, KAFKA, NGINX, QUERY, Nodes, frozen, kill, main_process, output, power_cut
+from faults import ANSWER_SECONDS, BEHIND, GONE, PROXY, UNAVAILABLE
+from ledgers import Ledger
+from nodes import (
+    COMMAND,
+    KAFKA,
+    NGINX,
+    QUERY,
+    Nodes,
+    frozen,
+    kill,
+    main_process,
+    output,
+    power_cut,
+)
 from planned import HEALTHY_SECONDS, Recorded, recorded
 from report import Seen
 
@@ -23,6 +36,8 @@ from cli.inventory import Host, read_service
 # While one node is away, or one broker moves its records.
 AWAY_SECONDS = 20.0
 STEP_SECONDS = 600.0
+# As long as a POST waits for a failover (timestamp_command_acknowledge_seconds), and a little.
+FAILOVER_SECONDS = 16.0
 # Records a second: seven machines, and who judges them, share this computer.
 RATE = 60.0
 GROWN = {"kafka": ["db1", "db2", "db3"], "postgresql": ["db1", "db2"], "web": ["web1", "web2"]}
@@ -245,6 +260,33 @@ def test_reboot_of_each_node(cluster: Nodes, tmp_path: Path, seen: list[Seen]) -
     with recorded(cluster, "reboot of each node in turn", tmp_path, seen, rate=RATE) as work:
         cluster.play("playbooks/reboot.yml", "--extra-vars=reboot_always=true")
     # Its consumers keep their place in the group for the session timeout (they are static members).
+    work.check(post=UNDER_WAY, get=UNDER_WAY | BEHIND)
+
+
+def test_two_of_three_brokers_away(cluster: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
+    """Those who ask while a failover may yet come wait for it; later ones are told at once."""
+    name = "cut: two of three brokers"
+    with recorded(cluster, name, tmp_path, seen, rate=RATE) as work:
+        with ExitStack() as cuts:
+            for node in brokers(cluster)[1:]:
+                cuts.enter_context(cut(node, KAFKA))
+            time.sleep(2 * FAILOVER_SECONDS)
+            later = Ledger.start(cluster.service, tmp_path / "later", 5.0)
+            time.sleep(AWAY_SECONDS)
+            summary = later.stop()["post"]
+        go_on(work)
+    assert set(summary["errors"]) == UNAVAILABLE
+    assert summary["slowest_seconds"] < ANSWER_SECONDS
+    work.check(post=UNAVAILABLE)
+    for summary in work.pair.summaries:
+        assert summary["post"]["slowest_seconds"] < FAILOVER_SECONDS
+
+
+def test_whole_cluster_without_power(cluster: Nodes, tmp_path: Path, seen: list[Seen]) -> None:
+    name = "the whole cluster has no power"
+    with recorded(cluster, name, tmp_path, seen, rate=RATE) as work:
+        power_cut(cluster, *cluster.service.nodes)
+        go_on(work)
     work.check(post=UNDER_WAY, get=UNDER_WAY | BEHIND)
 
 
