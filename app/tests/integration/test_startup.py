@@ -182,3 +182,20 @@ def test_two_workers_serve(world: World) -> None:
     assert all(command.ask("POST", "/app").status == 200 for _ in range(20))
     assert command.process.terminate() == 0
     assert len(command.events("stopped")) == 2
+
+
+@pytest.mark.parametrize(
+    ("api", "method", "path", "status"),
+    [
+        ("command", "POST", "/app", 200),
+        ("query", "GET", "/api/v1/timestamp/00000000-0000-0000-0000-000000000000", 404),
+    ],
+)
+def test_the_first_request_waits_until_it_can_be_served(
+    world: World, api: str, method: str, path: str, status: int
+) -> None:
+    """As those do that wait at systemd's socket while a process that was killed starts again."""
+    world.start_consumer().wait_until_ready()
+    service: Service = getattr(world, f"start_{api}")()
+    until("gunicorn listens", lambda: socket.socket().connect_ex(("127.0.0.1", service.port)) == 0)
+    assert service.ask(method, path).status == status

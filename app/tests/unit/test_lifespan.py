@@ -51,3 +51,28 @@ def test_dependencies_are_asked_again_until_the_end() -> None:
 
     ended, later = asyncio.run(asyncio.wait_for(live(), 10))
     assert ended == later >= 5
+
+
+class Away(Counting):
+    """A backend whose dependency never answers."""
+
+    async def check(self) -> str | None:
+        self.checks += 1
+        return "kafka"
+
+
+async def start(backend: Counting, start_seconds: float) -> None:
+    """Return once requests are served."""
+    lifespan = Lifespan(backend, Log("test", logging.ERROR), Notifier(), start_seconds=start_seconds)
+    await lifespan.process_startup({}, {})
+    await lifespan.process_shutdown({}, {})
+
+
+def test_requests_wait_until_the_backend_is_ready() -> None:
+    backend = Counting()
+    asyncio.run(asyncio.wait_for(start(backend, start_seconds=30), 20))
+    assert backend.checks == 2
+
+
+def test_requests_do_not_wait_for_ever() -> None:
+    asyncio.run(asyncio.wait_for(start(Away(), start_seconds=0.2), 20))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from timestamp_service.runtime import metrics
@@ -9,6 +10,8 @@ from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
 
 _REFRESH_SECONDS = 30.0
+# So long, requests wait for what a starting process depends on. Then they are told what is missing.
+_START_SECONDS = 2.0
 # The figures of the other workers are at most this old when one worker is asked.
 _MEASURE_SECONDS = 1.0
 
@@ -39,20 +42,30 @@ class Lifespan:
     """Middleware: starts and stops the backend with the event loop, and notifies systemd once it is ready."""
 
     def __init__(
-        self, backend: Backend, log: Log, notifier: Notifier, refresh_seconds: float = _REFRESH_SECONDS
+        self,
+        backend: Backend,
+        log: Log,
+        notifier: Notifier,
+        *,
+        refresh_seconds: float = _REFRESH_SECONDS,
+        start_seconds: float = _START_SECONDS,
     ) -> None:
         """Look after `backend`."""
         self._backend = backend
         self._refresh_seconds = refresh_seconds
+        self._start_seconds = start_seconds
+        self._ready = asyncio.Event()
         self._log = log
         self._notifier = notifier
         self._tasks: list[asyncio.Task[None]] = []
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-        """Start the backend. Requests are served at once, ready or not."""
+        """Start the backend. Requests are served once it is ready, or soon, ready or not."""
         self._log.join_lines()
         await self._backend.start()
         self._tasks = [asyncio.create_task(task) for task in (self._become_ready(), self._measure())]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ready.wait(), self._start_seconds)
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Stop the backend."""
@@ -82,6 +95,7 @@ class Lifespan:
                 self._notifier.status(f"Not ready: {missing}")
             await asyncio.sleep(delay)
             delay = min(delay * 1.5, 2)
+        self._ready.set()
         self._log.info("ready")
         self._notifier.ready()
         # What the backend knows of its dependencies, such as the leaders of partitions, is kept fresh.
