@@ -61,6 +61,8 @@ class WebNode:
     keepalived_command: list[str]
     # What the role runs to wait until clients have gone.
     wait_for_clients: str
+    # What it runs on the node that holds this one's address meanwhile, before it comes home.
+    leave: str
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
 
     @property
@@ -161,6 +163,17 @@ def keepalived(node: Node, files: dict[str, str]) -> list[str]:
     ]
 
 
+def scripts(files: dict[str, str]) -> tuple[str, str]:
+    """Return the scripts by which the role drains a node, and lets clients leave another one."""
+    drain, leave = (
+        task["ansible.builtin.shell"]["cmd"]
+        for name in ("drain", "leave")
+        for task in tasks(yaml.safe_load(files[f"virtual_address/tasks/{name}.yml"]))
+        if "ansible.builtin.shell" in task
+    )
+    return drain, leave
+
+
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[WebNode]]:
     """Give both web nodes, with all that runs there."""
@@ -178,13 +191,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[WebNode]]
             node.folder.mkdir()
             replaced = {DRAINED: f"{node.folder}/drained.conf"}
             command = node.write_settings(texts[host]["nginx/nginx.conf.j2"], replaced)
-            drain = yaml.safe_load(texts[host]["virtual_address/tasks/drain.yml"])
-            (script,) = (
-                task["ansible.builtin.shell"]["cmd"]
-                for task in tasks(drain)
-                if "ansible.builtin.shell" in task
-            )
-            nodes.append(WebNode(node, number, command, keepalived(node, texts[host]), script))
+            nodes.append(WebNode(node, number, command, keepalived(node, texts[host]), *scripts(texts[host])))
         for one in nodes:
             one.start_nginx()
             one.node.start_apis()
@@ -332,12 +339,41 @@ def test_drained_node_ends_connections_and_gives_its_addresses_up(nodes: list[We
             assert re.fullmatch(r"\d+ connections are left.\n", said)
             assert first.held() == []
             wait_until_moved(nodes)
+            leave(first, nodes[1])
         finally:
             first.mark.unlink()
             first.node.reload()
         wait(lambda: are_home(nodes), SECONDS)
         assert first.node.ask("GET", "/health").status == 200
     assert sum(seen.failed.values()) < len(seen.answered) / 10
+
+
+def leave(home: WebNode, holder: WebNode) -> None:
+    """Let clients leave the node that holds another one's address: they learn it before they send again."""
+    context = ssl.create_default_context(cafile=home.node.authority)
+    kept = [
+        http.client.HTTPSConnection(MOVED[home.number - 1], timeout=30, context=context) for _ in range(8)
+    ]
+    for connection in kept:
+        connection.request("GET", ONE)
+        connection.getresponse().read()
+    leaving = Path(f"{holder.mark}.leave")
+    reload = f"kill -HUP $(cat {holder.node.folder}/nginx.pid)"
+    script = home.leave.replace("systemctl try-reload-or-restart nginx.service", reload)
+    script = script.replace(DRAINED, str(holder.mark))
+    try:
+        said = run(*holder.within("bash", "-c", script))
+        assert re.fullmatch(r"\d+ connections are left.\n", said)
+        assert [connection.sock.recv(1) for connection in kept] == [b""] * len(kept)
+        assert holder.node.ask("GET", ONE).headers["Connection"] == "close"
+        assert holder.node.ask("GET", "/health").status == 200
+        assert run(*home.within("bash", "-c", script)) == ""
+        assert not Path(f"{home.mark}.leave").exists()
+    finally:
+        leaving.unlink()
+        holder.node.reload()
+        for connection in kept:
+            connection.close()
 
 
 def test_play_is_told_that_addresses_have_not_moved(nodes: list[WebNode]) -> None:

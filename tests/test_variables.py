@@ -328,7 +328,7 @@ VARIABLES: dict[str, Variable] = {
     "virtual_address_drain_seconds": Variable(
         # The loop waits for a fifth of a second each time.
         1117,
-        {"virtual_address/tasks/drain.yml": "seq {})"},
+        {f"virtual_address/tasks/{name}.yml": "seq {})" for name in ("drain", "leave")},
         "5585",
     ),
     "local_node_state": Variable("stopped", {LOCAL_NODE: "state: {}\n"}),
