@@ -142,6 +142,13 @@ def test_each_database_has_a_consumer_of_its_own(texts: Texts) -> None:
         assert "User=timestamp-consumer\n" in texts[WEB[0]][f"{unit}/process.service.j2"]
 
 
+def test_command_api_measures_the_lag_of_every_consumer(texts: Texts) -> None:
+    for host in WEB:
+        groups = setting(texts[host]["timestamp-command/process.env.j2"], "KAFKA_PROJECTION_GROUPS")
+        consumers = [texts[host][f"{unit}/process.env.j2"] for unit in CONSUMERS]
+        assert groups.split(",") == [setting(text, "KAFKA_GROUP_ID") for text in consumers]
+
+
 def test_web_nodes_share_the_databases_that_they_ask_first(texts: Texts) -> None:
     asked = [setting(texts[host]["timestamp-query/process.env.j2"], "DB_URL") for host in WEB]
     servers = [re.findall(r"postgresql://([0-9.]+):", url) for url in asked]

@@ -96,6 +96,8 @@ class Command:
     # In place of it while a cluster fails over.
     failover_seconds: float
     in_flight_max: int
+    # The consumer groups whose lag is measured.
+    projection_groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ def read_command(environment: Environment) -> Command:
         acknowledge_seconds=acknowledge_seconds,
         failover_seconds=max(acknowledge_seconds, _number(environment, "KAFKA_FAILOVER_SECONDS", 15, 1, 300)),
         in_flight_max=_integer(environment, "KAFKA_IN_FLIGHT_MAX", 10_000, 1, 1_000_000),
+        projection_groups=_groups(environment, "KAFKA_PROJECTION_GROUPS"),
     )
 
 
@@ -338,6 +341,14 @@ def _topic(environment: Environment, name: str, default: str | None = None) -> s
             name, "must be the name of a Kafka topic: 1 to 249 of A-Z, a-z, 0-9, dot, underscore and hyphen"
         )
     return topic
+
+
+def _groups(environment: Environment, name: str) -> tuple[str, ...]:
+    text = environment.get(name, "").strip()
+    groups = [group.strip() for group in text.split(",")] if text else []
+    if not all(re.fullmatch("[!-~]+", group) for group in groups):
+        raise SettingError(name, "must be names of consumer groups separated by commas, of visible ASCII")
+    return tuple(dict.fromkeys(groups))
 
 
 def _partitions(environment: Environment) -> int:

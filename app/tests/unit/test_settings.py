@@ -42,6 +42,15 @@ def test_a_failover_is_waited_for_no_less_than_one_broker() -> None:
     assert (read.acknowledge_seconds, read.failover_seconds) == (20, 20)
 
 
+def test_the_groups_whose_lag_is_measured() -> None:
+    assert settings.read_command(COMMAND).projection_groups == ()
+    read = settings.read_command({**COMMAND, "KAFKA_PROJECTION_GROUPS": "group, group-db2,group"})
+    assert read.projection_groups == ("group", "group-db2")
+    for wrong in ("group,", ",", "a group", "gr\udcffup"):
+        with pytest.raises(SettingError, match=r"^KAFKA_PROJECTION_GROUPS must be"):
+            settings.read_command({**COMMAND, "KAFKA_PROJECTION_GROUPS": wrong})
+
+
 def test_consumer() -> None:
     read = settings.read_consumer(CONSUMER)
 
@@ -254,6 +263,7 @@ EVERY_SETTING = (
             "KAFKA_IN_FLIGHT_MAX",
             "KAFKA_PARTITIONS",
             "KAFKA_PASSWORD_FILE",
+            "KAFKA_PROJECTION_GROUPS",
         )
     ),
     *((settings.read_query, QUERY, name) for name in (*QUERY, "DB_CONNECTIONS", "QUERY_WAITING_MAX")),

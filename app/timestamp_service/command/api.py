@@ -1,5 +1,6 @@
 """Command API: POST records an instant in the Kafka log."""
 
+import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +10,7 @@ import falcon.asgi
 from timestamp_service import identifiers, instants, settings
 from timestamp_service.command import bulk, idempotency
 from timestamp_service.command.acknowledgements import NotPublishedError
+from timestamp_service.command.lag import Lag
 from timestamp_service.command.publisher import OverloadedError, Publisher
 from timestamp_service.command.turns import Turns
 from timestamp_service.kafka import messages
@@ -41,17 +43,19 @@ def all_recorded(new: Sequence[str]) -> Reply:
 
 
 class CommandBackend:
-    """The backend of the command API: it publishes commands."""
+    """The backend of the command API: it publishes commands, and measures the lag of who reads them."""
 
     def __init__(self, config: settings.Command, log: Log) -> None:
         """Publish as `config` says, once it is started."""
         self._config = config
         self._log = log
         self._publisher: Publisher | None = None
+        self._lag = Lag(config, log)
 
     async def start(self) -> None:
         """Create the producer: after the fork, since its threads do not survive one."""
         self._publisher = Publisher(self._config, self._log)
+        self._lag.start()
 
     @property
     def publisher(self) -> Publisher | None:
@@ -75,9 +79,10 @@ class CommandBackend:
         """Do nothing: each request ends by its own deadline."""
 
     async def stop(self) -> None:
-        """Flush the producer."""
+        """Flush the producer, and end the thread that measures."""
         if self._publisher is not None:
-            await self._publisher.close()
+            ending = asyncio.get_running_loop().run_in_executor(None, self._lag.stop)
+            await asyncio.gather(self._publisher.close(), ending)
 
     async def record(self, instant: str, request: falcon.asgi.Request, sent: str | None) -> str:
         """Publish `instant` and return its id once it is acknowledged. Raises Problem.

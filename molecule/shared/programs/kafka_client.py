@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import kafka_settings
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
@@ -103,6 +110,29 @@ def alter_config(given: dict[str, Any], topic: str, name: str, value: str) -> st
     return outcome(client.incremental_alter_configs([resource], request_timeout=SECONDS))
 
 
+def read_offset(given: dict[str, Any], group: str) -> str:
+    """Ask how far a group has read; returns the error's name."""
+    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(TOPIC, 0)])
+    client = AdminClient(given)
+    return offset_outcome(client.list_consumer_group_offsets([wanted], request_timeout=SECONDS))
+
+
+def set_offset(given: dict[str, Any], group: str) -> str:
+    """Say how far a group has read; returns the error's name."""
+    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(TOPIC, 0, 0)])
+    client = AdminClient(given)
+    return offset_outcome(client.alter_consumer_group_offsets([wanted], request_timeout=SECONDS))
+
+
+def offset_outcome(futures: dict[Any, Any]) -> str:
+    """Return the name of the error of a request about offsets, which may be that of a partition."""
+    failed = outcome(futures)
+    if failed:
+        return failed
+    errors = [place.error for future in futures.values() for place in future.result().topic_partitions]
+    return next((str(error.name()) for error in errors if error is not None), "")
+
+
 def outcome(futures: dict[Any, Any]) -> str:
     """Return the name of the error of a request about one thing, or "" where it was done."""
     for future in futures.values():
@@ -150,6 +180,9 @@ def services(broker: str) -> dict[str, Callable[[], str]]:
         "command logs in": lambda: log_in(command),
         "command reads": lambda: consume(command, TOPIC),
         "command joins the group": lambda: consume(command, TOPIC, "timestamp-consumer"),
+        "command asks how far a group has read": lambda: read_offset(command, "timestamp-consumer-trial"),
+        "command asks how far another group has read": lambda: read_offset(command, "another"),
+        "command changes how far a group has read": lambda: set_offset(command, "timestamp-consumer-trial"),
         "command writes dead letters": lambda: produce(command, f"{TOPIC}.dead-letter"),
         "command makes a topic": lambda: create_topic(command),
         "consumer reads": lambda: consume(consumer, TOPIC, "timestamp-consumer-trial"),
