@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
+from timestamp_service.traces.tracer import Tracer
 
 _REFRESH_SECONDS = 30.0
 # The figures of the other workers are at most this old when one worker is asked.
@@ -39,10 +40,16 @@ class Lifespan:
     """Middleware: starts and stops the backend with the event loop, and notifies systemd once it is ready."""
 
     def __init__(
-        self, backend: Backend, log: Log, notifier: Notifier, refresh_seconds: float = _REFRESH_SECONDS
+        self,
+        backend: Backend,
+        log: Log,
+        notifier: Notifier,
+        tracer: Tracer | None = None,
+        refresh_seconds: float = _REFRESH_SECONDS,
     ) -> None:
-        """Look after `backend`."""
+        """Look after `backend` and `tracer`."""
         self._backend = backend
+        self._tracer = tracer
         self._refresh_seconds = refresh_seconds
         self._log = log
         self._notifier = notifier
@@ -51,6 +58,8 @@ class Lifespan:
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Start the backend. Requests are served at once, ready or not."""
         self._log.join_lines()
+        if self._tracer is not None:
+            self._tracer.start()
         await self._backend.start()
         self._tasks = [asyncio.create_task(task) for task in (self._become_ready(), self._measure())]
 
@@ -59,6 +68,8 @@ class Lifespan:
         for task in self._tasks:
             task.cancel()
         await self._backend.stop()
+        if self._tracer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracer.close)
         self._backend.measure()
         metrics.flush()
         self._log.info("stopped")
