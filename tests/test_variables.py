@@ -162,7 +162,7 @@ VARIABLES: dict[str, Variable] = {
     "kafka_feature_upgrade": Variable(
         True, {}, read_by=("kafka/tasks/features.yml", "kafka_feature_upgrade | bool")
     ),
-    "kafka_distribution_maven": Variable("/other/mvn", {"kafka_distribution/tasks/main.yml": "maven: {}"}),
+    "kafka_distribution_maven": Variable("/other/mvn", {"kafka_distribution/tasks/*.yml": "maven: {}"}),
     "kafka_distribution_requirements": Variable(
         "/other/kafka-nodes.txt", {"kafka_distribution/tasks/main.yml": "requirements: {}"}
     ),
