@@ -191,7 +191,7 @@ integration: setup ## Tests with a real Kafka and a real PostgreSQL as processes
 	pytest app/tests -m 'integration and not slow' --numprocesses=$(WORKERS) --dist=loadfile
 
 integration-slow: setup ## The slow ones of them
-	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
+	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml playbooks/zipkin_distribution.yml
 	pytest app/tests -m 'integration and slow'
 
 mutation: setup ## Make small wrong changes to a copy of the code, and count those that the unit tests notice (minutes)

@@ -57,5 +57,6 @@ def units_of(
             *(name.replace(".service", ".socket") for name in processes),
             *(["keepalived.service"] if moved else []),
         ),
+        "zipkin": ("zipkin.service",),
     }
     return tuple(name for group, names in by_group.items() if group in groups for name in names)

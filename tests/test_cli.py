@@ -97,6 +97,9 @@ class TestInventory:
         service = inventory.service_of({"db.x": database, "web.x": facts()})
         assert service.nodes[0].units == ("postgresql@17-main.service",)
         assert "timestamp-query.socket" in service.nodes[1].units
+        assert "zipkin.service" not in service.nodes[1].units
+        traced = inventory.service_of({"web.x": facts(groups=["web", "zipkin"])})
+        assert "zipkin.service" in traced.nodes[0].units
 
     @pytest.mark.parametrize(
         ("noted", "unit", "port"),

@@ -64,6 +64,7 @@ def unit(process: str, text: str) -> dict[str, str]:
 
 
 PROCESS_UNITS = "timestamp-[cq]*/process.service.j2"
+PROCESS_SETTINGS = "timestamp-[cq]*/process.env.j2"
 REBUILD = "timestamp-rebuild/process.env.j2"
 REBUILD_TASKS = "timestamp/tasks/rebuild.yml"
 MOVING_TASKS = "timestamp/tasks/moving_start.yml"
@@ -161,7 +162,7 @@ VARIABLES: dict[str, Variable] = {
     "kafka_feature_upgrade": Variable(
         True, {}, read_by=("kafka/tasks/features.yml", "kafka_feature_upgrade | bool")
     ),
-    "kafka_distribution_maven": Variable("/other/mvn", {"kafka_distribution/tasks/main.yml": "maven: {}"}),
+    "kafka_distribution_maven": Variable("/other/mvn", {"kafka_distribution/tasks/*.yml": "maven: {}"}),
     "kafka_distribution_requirements": Variable(
         "/other/kafka-nodes.txt", {"kafka_distribution/tasks/main.yml": "requirements: {}"}
     ),
@@ -191,6 +192,7 @@ VARIABLES: dict[str, Variable] = {
     "nginx_rate_limit_per_second": Variable(1053, {NGINX: "rate={}r/s;"}),
     "nginx_rate_limit_burst": Variable(1107, {NGINX: "burst={} nodelay;"}),
     "nginx_client_ca": Variable("/other/clients.pem", {"nginx/tasks/configure.yml": "value: {}"}),
+    "nginx_traces_share_percent": Variable(7.25, {NGINX: "    {}% yes;"}),
     "nginx_metrics_port": Variable(9443, {NGINX: "listen {} ssl;"}),
     "nginx_metrics_client_ca": Variable("/other/metrics.pem", {"nginx/tasks/configure.yml": "value: {}"}),
     "postgresql_version": Variable(
@@ -276,6 +278,14 @@ VARIABLES: dict[str, Variable] = {
         },
     ),
     "timestamp_query_environment": Variable({"OTHER_QUERY": "on"}, environment("query", "{}=on\n")),
+    "timestamp_traces_url": Variable(
+        "https://traces.example.org/api/v2/spans", {PROCESS_SETTINGS: "TRACES_URL={}\n"}
+    ),
+    "timestamp_traces_per_second": Variable(77, {PROCESS_SETTINGS: "TRACES_PER_SECOND={}\n"}),
+    "timestamp_traces_slow_seconds": Variable(2.75, {PROCESS_SETTINGS: "TRACES_SLOW_SECONDS={}\n"}),
+    "timestamp_traces_networks": Variable(
+        ["203.0.113.64/26"], {"timestamp-*/process.service.j2": "192.0.2.0/24 {}\n"}
+    ),
     "timestamp_consumer_group_id": Variable(
         "timestamp-consumer-other",
         {
@@ -348,6 +358,8 @@ VARIABLES: dict[str, Variable] = {
     ),
     "local_node_wait_seconds": Variable(1069, {LOCAL_NODE: "wait_seconds: {}\n"}),
     "local_node_force": Variable(True, {LOCAL_NODE: "force: {}\n"}),
+    "zipkin_spans_max": Variable(33311, {"zipkin/zipkin.service.j2": "MEM_MAX_SPANS={}\n"}),
+    "zipkin_heap_mb": Variable(211, {"zipkin/zipkin.service.j2": " -Xmx{}m "}),
 }
 DEFAULTS: dict[str, Any] = {
     name: value for path in sorted(ROLES.glob("*/defaults/main.yml")) for name, value in read(path).items()

@@ -30,6 +30,8 @@ from rendered import WEB
 
 import playbooks
 
+SLOW_SECONDS = 0.2
+
 
 class Handler(BaseHTTPRequestHandler):
     """Answers with the name of the node, or does not, as its API is told."""
@@ -54,10 +56,14 @@ class Handler(BaseHTTPRequestHandler):
             self.server.thaw.wait()
             self.close_connection = True
             return
+        if self.server.behaviour == "be slow":
+            time.sleep(SLOW_SECONDS)
         body = json.dumps({"node": self.server.node}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("correlationId", self.headers["correlationId"])
+        for name in ("correlationId", "traceparent"):
+            if name in self.headers:
+                self.send_header(name, self.headers[name])
         if self.server.behaviour == "end":
             # The server does what this header says.
             self.send_header("Connection", "close")

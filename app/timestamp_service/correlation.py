@@ -1,6 +1,8 @@
 """What ties the log lines of one request together, in all services: correlationId and traceparent."""
 
+import random
 import re
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,17 +25,46 @@ class CorrelationError(ValueError):
     """The header correlationId is not a UUID."""
 
 
+class Trace:
+    """The spans of a request that is sampled: ids as Trace Context has them, in hexadecimal digits."""
+
+    __slots__ = ("parent_id", "producer_id", "sent_at", "span_id", "trace_id")
+
+    def __init__(self, trace_id: str, parent_id: str | None) -> None:
+        """Begin the request's own span, the child of `parent_id`."""
+        self.trace_id = trace_id
+        self.parent_id = parent_id
+        self.span_id = new_span_id()
+        # Of the span of its messages, and when (performance counter, in seconds) they were sent.
+        self.producer_id: str | None = None
+        self.sent_at = 0.0
+
+    def send(self) -> str:
+        """Begin the span of the request's messages; return the traceparent that they carry."""
+        self.sent_at = time.perf_counter()
+        self.producer_id = new_span_id()
+        return f"00-{self.trace_id}-{self.producer_id}-01"
+
+
+def new_span_id() -> str:
+    """Return a new span id: 16 hexadecimal digits."""
+    return f"{random.getrandbits(64):016x}"
+
+
 # A tuple: a frozen dataclass takes three times as long to create.
 class Correlation(NamedTuple):
-    """The correlation id of a request, and its traceparent where it came with one."""
+    """The correlation id of a request, its traceparent if it has one, and its trace if it is sampled."""
 
     identifier: str
     traceparent: str | None = None
+    trace: Trace | None = None
 
     def kafka_headers(self) -> list[tuple[str, str | bytes | None]]:
         """Return the headers of a Kafka message that carry it on."""
         headers: list[tuple[str, str | bytes | None]] = [(HEADER, self.identifier.encode())]
-        if self.traceparent is not None:
+        if self.trace is not None:
+            headers.append((TRACE_HEADER, self.trace.send().encode()))
+        elif self.traceparent is not None:
             headers.append((TRACE_HEADER, self.traceparent.encode()))
         return headers
 

@@ -15,6 +15,7 @@ Environment = Mapping[str, str]
 
 # Nothing else, such as user:password@: the library quotes brokers in its errors, which are logged.
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_URL = re.compile(rf"https?://(?:{_HOST.pattern})(?::(?P<port>[0-9]+))?(?:/[!-~]*)?")
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -85,10 +86,23 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True)
+class Traces:
+    """Which requests are traced, and where their spans go: a URL that takes Zipkin's JSON, version 2."""
+
+    url: str
+    # Of the requests whose client asks for it, so many a second; of the others this share, from 0 to 1.
+    per_second: int
+    share: float
+    # Requests that take this long are always traced, and so are errors of ours.
+    slow_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """Settings of the command API."""
 
     server: Server
+    traces: Traces | None
     kafka: Kafka
     topic: str
     partitions: int
@@ -105,6 +119,9 @@ class Consumer:
     """Settings of the consumer."""
 
     server: Server
+    traces: Traces | None
+    # A unix socket, to be made, at which nginx reports its requests.
+    nginx_socket: str | None
     kafka: Kafka
     topic: str
     partitions: int
@@ -120,6 +137,7 @@ class Query:
     """Settings of the query API."""
 
     server: Server
+    traces: Traces | None
     # Independent projections with the same records, the nearest first.
     databases: tuple[Database, ...]
     connections: int
@@ -162,6 +180,7 @@ def read_command(environment: Environment) -> Command:
     acknowledge_seconds = _number(environment, "KAFKA_ACKNOWLEDGE_SECONDS", 5, 1, 300)
     return Command(
         server=read_server(environment),
+        traces=_traces(environment),
         kafka=_kafka(environment),
         topic=_topic(environment, "KAFKA_PUBLISH_TOPIC"),
         partitions=_partitions(environment),
@@ -178,6 +197,8 @@ def read_consumer(environment: Environment) -> Consumer:
     topic = _topic(environment, "KAFKA_CONSUMER_TOPIC")
     return Consumer(
         server=server,
+        traces=_traces(environment),
+        nginx_socket=environment.get("TRACES_NGINX_SOCKET") or None,
         kafka=_kafka(environment),
         topic=topic,
         partitions=_partitions(environment),
@@ -193,6 +214,7 @@ def read_query(environment: Environment) -> Query:
     """Read the settings of the query API. Raises SettingError."""
     return Query(
         server=read_server(environment),
+        traces=_traces(environment),
         databases=read_databases(environment),
         connections=_integer(environment, "DB_CONNECTIONS", 2, 1, 100),
         waiting_max=_integer(environment, "QUERY_WAITING_MAX", 1_000, 0, 100_000),
@@ -248,6 +270,24 @@ def read_server(environment: Environment) -> Server:
         log_level=log_level,
         workers=_integer(environment, "WORKERS", 1, 1, 256),
     )
+
+
+def _traces(environment: Environment) -> Traces | None:
+    url = environment.get("TRACES_URL", "")
+    traces = Traces(
+        url=url,
+        per_second=_integer(environment, "TRACES_PER_SECOND", 10, 0, 1_000),
+        share=_number(environment, "TRACES_SHARE", 0.01, 0, 1),
+        slow_seconds=_number(environment, "TRACES_SLOW_SECONDS", 1, 0, 3600),
+    )
+    if not url:
+        return None
+    matched = _URL.fullmatch(url)
+    if matched is None or (matched["port"] is not None and not _is_port(matched["port"])):
+        raise SettingError(
+            "TRACES_URL", "must be an http or https URL such as http://127.0.0.1:9411/api/v2/spans"
+        )
+    return traces
 
 
 def _kafka(environment: Environment) -> Kafka:

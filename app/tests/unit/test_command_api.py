@@ -14,6 +14,7 @@ from tests.unit.fake_producer import FakeProducer, until
 from timestamp_service import correlation, settings
 from timestamp_service.command import publisher
 from timestamp_service.command.api import CommandBackend, Now, PlainTimestamp, Timestamp, Timestamps
+from timestamp_service.correlation import Correlation
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
 from timestamp_service.web import routes
@@ -156,6 +157,9 @@ class PlainRequest:
         self.correlation = correlation.from_request(None, None)
         self.command_id: str | None = None
         self.replies: list[Reply] = []
+
+    def sample(self) -> Correlation:
+        return self.correlation
 
     def send(self, reply: Reply) -> None:
         self.replies.append(reply)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.fake_producer import until
 from timestamp_service import correlation, settings
+from timestamp_service.correlation import Correlation
 from timestamp_service.database.connections import AsyncConnection, DeadlineError
 from timestamp_service.database.records import Record
 from timestamp_service.query.api import PlainTimestamp, QueryBackend
@@ -299,6 +300,9 @@ class PlainRequest:
         self.correlation = correlation.from_request(None, None)
         self.command_id: str | None = None
         self.replies: list[Reply | None] = []
+
+    def sample(self) -> Correlation:
+        return self.correlation
 
     def send(self, reply: Reply) -> None:
         self.replies.append(reply)

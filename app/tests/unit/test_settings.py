@@ -61,6 +61,24 @@ def test_consumer() -> None:
     assert "sasl.mechanism" not in read.kafka.client()
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:9411/api/v2/spans", "https://traces.example.com", "http://[2001:db8::1]:9411/?x=@y"],
+)
+def test_traces(url: str) -> None:
+    for read, good in (
+        (settings.read_command, COMMAND),
+        (settings.read_consumer, CONSUMER),
+        (settings.read_query, QUERY),
+    ):
+        assert read(good).traces is None
+        assert read({**good, "TRACES_URL": url}).traces == settings.Traces(url, 10, 0.01, 1)
+        chosen = {"TRACES_PER_SECOND": "7", "TRACES_SHARE": "0.5", "TRACES_SLOW_SECONDS": "0.2"}
+        assert read({**good, "TRACES_URL": url, **chosen}).traces == settings.Traces(url, 7, 0.5, 0.2)
+    assert settings.read_consumer(CONSUMER).nginx_socket is None
+    assert settings.read_consumer({**CONSUMER, "TRACES_NGINX_SOCKET": "/run/x"}).nginx_socket == "/run/x"
+
+
 def test_the_number_of_partitions() -> None:
     for read, good in (
         (settings.read_command, COMMAND),
@@ -160,6 +178,20 @@ def test_a_missing_setting_is_named(read: Read, good: dict[str, str], name: str)
         (settings.read_query, QUERY, "DB_URL", "postgresql://user:secret/timestamps"),
         (settings.read_query, QUERY, "DB_URL", "postgresql://10.0.0.1:65536/timestamps"),
         (settings.read_query, QUERY, "DB_CONNECTIONS", "0"),
+        *(
+            (settings.read_query, QUERY, "TRACES_URL", url)
+            for url in (
+                "127.0.0.1:9411",
+                "ftp://127.0.0.1/",
+                "http://me:hunter2@127.0.0.1/",
+                "http://127.0.0.1:0/",
+                "http://127.0.0.1:65536/",
+                "http:///api/v2/spans",
+                "http://127.0.0.1/a b",
+            )
+        ),
+        # Also where traces are off.
+        (settings.read_query, QUERY, "TRACES_SHARE", "1%"),
     ],
 )
 def test_a_bad_setting_is_named(read: Read, good: dict[str, str], name: str, value: str) -> None:
@@ -189,6 +221,9 @@ def test_brokers(broker: str) -> None:
         (settings.read_query, QUERY, "DB_CONNECTIONS", 1, 100),
         (settings.read_query, QUERY, "QUERY_WAITING_MAX", 0, 100_000),
         (settings.read_rebuild, CONSUMER, "REBUILD_DEAD_LETTERS_SECONDS", 0, 3600),
+        (settings.read_command, COMMAND, "TRACES_PER_SECOND", 0, 1_000),
+        (settings.read_consumer, CONSUMER, "TRACES_SHARE", 0, 1),
+        (settings.read_query, QUERY, "TRACES_SLOW_SECONDS", 0, 3600),
     ],
 )
 def test_bounds(read: Read, good: dict[str, str], name: str, least: int, most: int) -> None:

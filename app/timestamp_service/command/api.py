@@ -18,6 +18,7 @@ from timestamp_service.kafka.messages import Command
 from timestamp_service.runtime import systemd
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import read_settings
+from timestamp_service.traces import tracer as tracing
 from timestamp_service.web import problems, routes
 from timestamp_service.web.app import App, make_app
 from timestamp_service.web.probes import require_json_accepted
@@ -175,7 +176,7 @@ class PlainTimestamp:
             publisher.send(
                 identifier,
                 messages.encode(Command(identifier, instant)),
-                request.correlation.kafka_headers(),
+                request.sample().kafka_headers(),
                 partial(self._answer, request, identifier),
             )
         except (instants.InstantError, NotPublishedError, OverloadedError):
@@ -248,6 +249,7 @@ def create_app() -> App:
         routes.RECORDS: Timestamps(backend),
         **dict.fromkeys(routes.NOW, Now(backend)),
     }
-    app = make_app(backend, resources, log, systemd.from_environment(os.environ))
+    tracer = tracing.of(SERVICE, config.traces, log)
+    app = make_app(backend, resources, log, systemd.from_environment(os.environ), tracer)
     app.fast_path = PlainTimestamp(backend)
     return app

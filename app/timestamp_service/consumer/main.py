@@ -18,6 +18,8 @@ from timestamp_service.runtime import logs, systemd
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import EXIT_BAD_SETTING, read_settings
 from timestamp_service.server.thread import HealthServer
+from timestamp_service.traces import tracer as tracing
+from timestamp_service.traces.nginx import NginxLines
 from timestamp_service.web.app import make_app
 
 SERVICE = "timestamp-consumer"
@@ -34,14 +36,23 @@ def main() -> None:
     logs.take_over_libraries(log)
     notifier = systemd.from_environment(os.environ)
     state = State()
+    tracer = tracing.of(SERVICE, config.traces, log)
     try:
-        health = HealthServer(config.server.port, make_app(HealthBackend(state), {}, log, notifier))
+        health = HealthServer(config.server.port, make_app(HealthBackend(state), {}, log, notifier, tracer))
     except OSError as error:
         log.error("port_taken", port=config.server.port, message=error.strerror)
         sys.exit(1)
+    if tracer is not None and config.nginx_socket is not None:
+        try:
+            NginxLines(config.nginx_socket, tracer).start()
+        except OSError as error:
+            log.error(
+                "bad_setting", setting="TRACES_NGINX_SOCKET", message=f"cannot be made: {error.strerror}"
+            )
+            sys.exit(EXIT_BAD_SETTING)
     projection = Projection(config.database, log)
     dead_letters = DeadLetters(config.kafka, config.dead_letter_topic, log)
-    writer = Writer(projection, dead_letters, state, log)
+    writer = Writer(projection, dead_letters, state, log, tracer)
     loop = Loop(config, writer, projection, state, notifier, log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: loop.stop())

@@ -14,6 +14,7 @@ from timestamp_service.database.errors import reason
 from timestamp_service.kafka.dead_letters import DeadLetters, NotDeliveredError
 from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log
+from timestamp_service.traces.tracer import Tracer
 
 _BACKOFF_SECONDS = (0.2, 5.0)
 
@@ -21,12 +22,20 @@ _BACKOFF_SECONDS = (0.2, 5.0)
 class Writer:
     """Writes one batch at a time, its dead letters and its records, and retries until both are done."""
 
-    def __init__(self, projection: Projection, dead_letters: DeadLetters, state: State, log: Log) -> None:
-        """Write to `projection` and `dead_letters`."""
+    def __init__(
+        self,
+        projection: Projection,
+        dead_letters: DeadLetters,
+        state: State,
+        log: Log,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Write to `projection` and `dead_letters`; report to `tracer` where there is one."""
         self._projection = projection
         self._dead_letters = dead_letters
         self._state = state
         self._log = log
+        self._tracer = tracer
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, "writer")
         self._last_answer = 0.0
@@ -97,6 +106,8 @@ class Writer:
                 partition=message.partition,
                 offset=message.offset,
             )
+        if self._tracer is not None:
+            self._tracer.consumed((record.correlation for record in records), seconds)
         self._log.each("recorded", [_members(record) for record in records])
         self._log.info(
             "batch",

@@ -18,6 +18,7 @@ from timestamp_service.query.waiting import WaitingRoom
 from timestamp_service.runtime import metrics, systemd
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.start import read_settings
+from timestamp_service.traces import tracer as tracing
 from timestamp_service.web import docs, openapi, problems, routes
 from timestamp_service.web.app import App, make_app
 from timestamp_service.web.probes import Fixed, require_json_accepted
@@ -237,6 +238,7 @@ def create_app() -> App:
         routes.OPENAPI: Fixed(openapi.document(), JSON),
         routes.DOCS: Fixed(page.content, "text/html", {"Content-Security-Policy": page.policy}),
     }
-    app = make_app(backend, resources, log, systemd.from_environment(os.environ))
+    tracer = tracing.of(SERVICE, config.traces, log)
+    app = make_app(backend, resources, log, systemd.from_environment(os.environ), tracer)
     app.fast_path = PlainTimestamp(backend)
     return app

@@ -59,6 +59,12 @@ PROJECTION_LACKS = Gauge(
     multiprocess_mode="livemax",
 )
 
+SPANS_SENT = Counter("timestamp_traces_sent", "Spans that the collector has taken")
+SPANS_DROPPED = Counter(
+    "timestamp_traces_dropped",
+    "Spans that found no room in the queue, or that the collector has not taken",
+)
+
 CONSUMED = Counter("timestamp_consumer_consumed", "Messages dealt with")
 WRITTEN = Counter("timestamp_consumer_written", "Rows written")
 DUPLICATES = Counter("timestamp_consumer_duplicates", "Messages of records that were there already")

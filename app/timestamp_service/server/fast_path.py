@@ -79,7 +79,16 @@ def require_uvicorn(cycle: type = RequestResponseCycle, protocol: type = HttpToo
 class UvicornRequest:
     """A `PlainRequest` of uvicorn's."""
 
-    __slots__ = ("_cycle", "_request_log", "_started", "command_id", "correlation", "text", "use_framework")
+    __slots__ = (
+        "_cycle",
+        "_request_log",
+        "_sampled",
+        "_started",
+        "command_id",
+        "correlation",
+        "text",
+        "use_framework",
+    )
 
     def __init__(
         self,
@@ -97,6 +106,14 @@ class UvicornRequest:
         self.text = text
         self.correlation = of_request
         self.command_id: str | None = None
+        self._sampled = False
+
+    def sample(self) -> Correlation:
+        """Decide whether it is traced: not before it is known that the framework does not answer it."""
+        if not self._sampled:
+            self._sampled = True
+            self.correlation = self._request_log.sample(self.correlation)
+        return self.correlation
 
     @property
     def instance(self) -> str:
@@ -104,10 +121,11 @@ class UvicornRequest:
         return problems.instance_of(self._cycle.scope)
 
     def send(self, reply: Reply) -> None:
-        """Answer the request, and log it. It never raises: who calls it has others to answer too."""
+        """Answer the request, log and trace it. It never raises: who calls it has others to answer too."""
         cycle, of_request = self._cycle, self.correlation
         try:
             metrics.FAST_PATH.observe()
+            of_request = self.sample()
             scope = cycle.scope
             self._request_log.record(
                 of_request,

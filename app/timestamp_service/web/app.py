@@ -10,6 +10,7 @@ import falcon.asgi
 
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
+from timestamp_service.traces.tracer import Tracer
 from timestamp_service.web import problems, routes
 from timestamp_service.web.lifespan import Backend, Lifespan
 from timestamp_service.web.probes import Health, Metrics, Ready
@@ -25,10 +26,17 @@ class App(falcon.asgi.App[falcon.asgi.Request, falcon.asgi.Response]):
     fast_path: FastPath | None = None
 
 
-def make_app(backend: Backend, resources: Mapping[str, object], log: Log, notifier: Notifier) -> App:
+def make_app(
+    backend: Backend,
+    resources: Mapping[str, object],
+    log: Log,
+    notifier: Notifier,
+    tracer: Tracer | None = None,
+) -> App:
     """Return an application around `backend`: `resources` by path, the probes, and problems."""
-    request_log = RequestLog(log)
-    app = App(middleware=[CorrelationMiddleware(request_log), _Allow(), Lifespan(backend, log, notifier)])
+    request_log = RequestLog(log, tracer)
+    lifespan = Lifespan(backend, log, notifier, tracer)
+    app = App(middleware=[CorrelationMiddleware(request_log), _Allow(), lifespan])
     app.backend = backend
     app.request_log = request_log
     app.set_error_serializer(_answer_problem)

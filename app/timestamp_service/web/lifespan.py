@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
+from timestamp_service.traces.tracer import Tracer
 
 _REFRESH_SECONDS = 30.0
 # So long, requests wait for what a starting process depends on. Then they are told what is missing.
@@ -46,12 +47,14 @@ class Lifespan:
         backend: Backend,
         log: Log,
         notifier: Notifier,
+        tracer: Tracer | None = None,
         *,
         refresh_seconds: float = _REFRESH_SECONDS,
         start_seconds: float = _START_SECONDS,
     ) -> None:
-        """Look after `backend`."""
+        """Look after `backend` and `tracer`."""
         self._backend = backend
+        self._tracer = tracer
         self._refresh_seconds = refresh_seconds
         self._start_seconds = start_seconds
         self._ready = asyncio.Event()
@@ -62,6 +65,8 @@ class Lifespan:
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         """Start the backend. Requests are served once it is ready, or soon, ready or not."""
         self._log.join_lines()
+        if self._tracer is not None:
+            self._tracer.start()
         await self._backend.start()
         self._tasks = [asyncio.create_task(task) for task in (self._become_ready(), self._measure())]
         with suppress(TimeoutError):
@@ -72,6 +77,8 @@ class Lifespan:
         for task in self._tasks:
             task.cancel()
         await self._backend.stop()
+        if self._tracer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracer.close)
         self._backend.measure()
         metrics.flush()
         self._log.info("stopped")

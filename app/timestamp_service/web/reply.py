@@ -44,8 +44,11 @@ class PlainRequest(Protocol):
     def instance(self) -> str:
         """The path as it was sent, for a problem."""
 
+    def sample(self) -> Correlation:
+        """Decide whether the request is traced, once; return its correlation, which says so."""
+
     def send(self, reply: Reply) -> None:
-        """Answer the request, and log it."""
+        """Answer the request, log and trace it."""
 
     def use_framework(self) -> None:
         """Let Falcon answer the request instead, from the start."""

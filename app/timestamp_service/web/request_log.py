@@ -4,6 +4,7 @@ import json
 import logging
 import time
 import traceback
+from collections.abc import Callable
 
 import falcon.asgi
 
@@ -12,6 +13,7 @@ from timestamp_service.correlation import Correlation
 from timestamp_service.runtime import metrics
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.metrics import HistogramBuffer
+from timestamp_service.traces.tracer import Tracer
 from timestamp_service.web import headers, problems, routes
 from timestamp_service.web.reply import set_headers
 
@@ -27,12 +29,19 @@ def correlation_of(request: falcon.asgi.Request) -> Correlation:
     return of_request
 
 
-class RequestLog:
-    """Counts and logs requests, whichever path answered them."""
+def _not_sampled(of_request: Correlation) -> Correlation:
+    return of_request
 
-    def __init__(self, log: Log) -> None:
-        """Log by `log`."""
+
+class RequestLog:
+    """Counts, logs and traces requests, whichever path answered them."""
+
+    def __init__(self, log: Log, tracer: Tracer | None = None) -> None:
+        """Log by `log`, and trace by `tracer` where there is one."""
         self._log = log
+        self._tracer = tracer
+        # Decides whether a request that has come is traced; returns the correlation that says so.
+        self.sample: Callable[[Correlation], Correlation] = _not_sampled if tracer is None else tracer.begin
         self._durations: dict[tuple[str, str | None, int], HistogramBuffer] = {}
 
     def record(
@@ -45,12 +54,14 @@ class RequestLog:
         status: int,
         started: float,
     ) -> None:
-        """Count and log a request that came at `started` (of the performance counter, in seconds)."""
+        """Count, log and trace a request that came at `started` (of the performance counter, in seconds)."""
         seconds = time.perf_counter() - started
         labels = method, route, status
         (self._durations.get(labels) or self._duration(*labels)).observe(seconds)
         if path in _QUIET and method in routes.READ and self._log.level > logging.DEBUG:
             return
+        if self._tracer is not None:
+            self._tracer.end(of_request, command_id, method, route, path, status, seconds)
         trace = "" if of_request.traceparent is None else f'"traceparent":"{of_request.traceparent}",'
         command = "" if command_id is None else f'"command_id":"{command_id}",'
         members = (
@@ -95,6 +106,7 @@ class CorrelationMiddleware:
             trace = headers.single(request, correlation.TRACE_HEADER)
             if trace is not None:
                 context.correlation = correlation.from_request(context.correlation.identifier, trace)
+            context.correlation = self._request_log.sample(context.correlation)
         except correlation.CorrelationError as error:
             raise problems.Problem(
                 400, f"{error}. Expected is one such as {identifiers.EXAMPLE}, or none."
