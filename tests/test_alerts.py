@@ -40,7 +40,7 @@ OF_OTHERS = {
 }
 SUFFIXES = {"Counter": ("_total",), "Gauge": ("",), "Histogram": ("_bucket", "_count", "_sum")}
 METRIC = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b|\bup\b")
-FUNCTIONS = {"histogram_quantile", "predict_linear", "group_left", "group_right"}
+FUNCTIONS = {"histogram_quantile", "max_over_time", "predict_linear", "group_left", "group_right"}
 
 
 def of_the_application() -> Iterator[str]:
