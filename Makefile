@@ -197,7 +197,7 @@ integration-slow: setup ## The slow ones of them
 mutation: setup ## Make small wrong changes to a copy of the code, and count those that the unit tests notice (minutes)
 	$(RUN) -m scripts.mutation
 
-test-docs: setup ## The page /docs in a real browser (installs Chromium, 300 MB; not part of `make test`)
+test-docs: setup ## The page /docs and the dashboard in a real browser (installs Chromium, 300 MB; not part of `make test`)
 	@bash scripts/setup.sh docs
 	ansible-playbook -i $(INVENTORY) playbooks/kafka_distribution.yml
 	pytest app/tests -m browser
@@ -226,8 +226,9 @@ vagrant-test: ## Create, test and destroy the Vagrant machines: PROVIDER=libvirt
 box: ## Build a Vagrant box from Debian packages and add it: PROVIDER=libvirt (TIMESTAMP_BOX chooses it) or lxc, SUITE=trixie or bookworm
 	@bash scripts/setup.sh up vagrant $(PROVIDER); $(NSPAWN) $(RUN) -m scripts.vagrant.box --provider $(PROVIDER) --suite $(SUITE)
 
-docs: setup ## Generate the README of every role and docs/variables.md from the argument specifications
+docs: setup ## Generate the README of every role, docs/variables.md, the dashboard's page of the alerts and Grafana's dashboard
 	$(RUN) scripts/role_docs.py
+	$(RUN) -m scripts.monitoring_pages
 
 requirements: setup ## Pin the newest versions that requirements/*.in allow
 	cd requirements && for name in nodes installer controller bench; do \

@@ -31,7 +31,7 @@ is_installed() {
 }
 
 install_packages() {
-    local packages=() missing=() package no_cluster='' no_unit=''
+    local packages=() missing=() units=() package no_cluster=''
     local release list
     # shellcheck source=/dev/null
     release=$(. /etc/os-release && echo "${VERSION_ID:-}")
@@ -58,11 +58,11 @@ install_packages() {
         as_root mkdir -p "${no_cluster%/*}"
         echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
     fi
-    if [[ " ${missing[*]} " == *' nginx '* ]]; then
-        # Nor shall this server, now or at boot.
-        no_unit=nginx.service
-        as_root systemctl --quiet mask "$no_unit"
-    fi
+    # Nor shall these servers, now or at boot.
+    for package in nginx prometheus; do
+        [[ " ${missing[*]} " != *" $package "* ]] || units+=("$package.service")
+    done
+    [ ${#units[@]} = 0 ] || as_root systemctl --quiet mask "${units[@]}"
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -q)
     local log
     log=$(mktemp)
@@ -76,9 +76,9 @@ install_packages() {
     if [ -n "$no_cluster" ]; then
         as_root rm -f "$no_cluster"
     fi
-    if [ -n "$no_unit" ]; then
-        as_root systemctl --quiet unmask "$no_unit"
-        as_root systemctl --quiet disable "$no_unit"
+    if [ ${#units[@]} != 0 ]; then
+        as_root systemctl --quiet unmask "${units[@]}"
+        as_root systemctl --quiet disable "${units[@]}"
     fi
 }
 

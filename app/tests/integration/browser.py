@@ -77,9 +77,32 @@ class Browser:
         """Write a picture of the page (PNG)."""
         file.write_bytes(base64.b64decode(self._ask("GET", f"{self._session}/screenshot")))
 
+    def look(self, width: int, height: int, scheme: str) -> None:
+        """Give the window a size in pixels, and the person a preference: "light" or "dark"."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._devtools("Emulation.setDeviceMetricsOverride", size)
+        self._devtools("Emulation.setScrollbarsHidden", {"hidden": True})
+        wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._devtools("Emulation.setEmulatedMedia", {"features": wanted})
+
+    def whole(self, file: Path) -> None:
+        """Write a picture of the page (PNG), from its top to its end."""
+        picture = self._devtools("Page.captureScreenshot", {"captureBeyondViewport": True})
+        file.write_bytes(base64.b64decode(picture["data"]))
+
+    def press(self, key: str) -> None:
+        """Press a key (as WebDriver names it, a character) where the focus is."""
+        strokes = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
+        actions = {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]}
+        self._ask("POST", f"{self._session}/actions", actions)
+
     def end(self) -> None:
         """End the browser."""
         self._ask("DELETE", self._session)
+
+    def _devtools(self, command: str, parameters: dict[str, Any]) -> Any:
+        asked = {"cmd": command, "params": parameters}
+        return self._ask("POST", f"{self._session}/goog/cdp/execute", asked)
 
     def _find(self, selector: str) -> str:
         wanted = {"using": "css selector", "value": selector}
