@@ -120,6 +120,13 @@ def test_service_is_reached_directly_and_through_nginx() -> None:
     assert (direct.authority, proxied.authority) == (None, "ca.crt")
 
 
+def test_network_that_is_not_entered_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "5/ns").mkdir(parents=True)
+    (tmp_path / "5/ns/net").touch()
+    with pytest.raises(OSError, match="Invalid argument"):
+        nodes.enter_network(5, tmp_path)
+
+
 def test_cpu_time_is_that_of_all_processes_and_their_children(tmp_path: Path) -> None:
     counted(tmp_path, 100, "0 0 0 0", "101")
     # Its name may hold blanks and brackets; it has waited for children that used 3 and 4 ticks.
