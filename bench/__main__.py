@@ -61,6 +61,8 @@ def _service(wanted: argparse.Namespace, on: Stage, stack: ExitStack) -> Iterato
     others = [_target(text, wanted.authority) for text in wanted.url]
     loads = apis.make_loads(on.folder, [service_target, *others])
     yield from _end_to_end(wanted, [service_target, *others], loads)
+    if "readable" in wanted.only:
+        yield from readable.memory(service_target)
     if "http" in wanted.only:
         # The consumer is measured alone, and must not slow down the APIs.
         consumer.process.terminate()
@@ -91,7 +93,6 @@ def _end_to_end(wanted: argparse.Namespace, targets: list[Target], loads: Loads)
         for target in targets:
             yield from readable.idle(target, wanted.rounds, 20 if wanted.quick else 100)
             yield from readable.loaded(target, loads, 5 if wanted.quick else wanted.loaded_seconds)
-        yield from readable.memory(targets[0])
     if "costly" in wanted.only:
         for target in targets:
             yield from costly.rounds(target, wanted.rounds, wanted.seconds)

@@ -163,8 +163,7 @@ def watched(target: Target, measure: Callable[[], wrk.Answered]) -> tuple[wrk.An
     before = {name: usage.cpu_seconds(*pids) for name, pids in target.processes.items()}
     answered = measure()
     used = {name: usage.cpu_seconds(*pids) - before[name] for name, pids in target.processes.items()}
-    each = {name: seconds * 1e6 / max(answered.requests, 1) for name, seconds in used.items()}
-    return answered, {name: microseconds for name, microseconds in each.items() if microseconds >= 0.5}
+    return answered, {name: seconds * 1e6 / max(answered.requests, 1) for name, seconds in used.items()}
 
 
 def sample(

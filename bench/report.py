@@ -69,8 +69,8 @@ def table(samples: Iterable[Sample]) -> str:
     for name, rounds in rows.items():
         values = [sample.value for sample in rounds]
         together = [sum(sample.cpu.values()) for sample in rounds]
-        kinds = dict.fromkeys(kind for sample in rounds for kind in sample.cpu)
-        cpu = [f"{kind} {median([sample.cpu.get(kind, 0.0) for sample in rounds]):.0f}" for kind in kinds]
+        each = {kind: median([sample.cpu[kind] for sample in rounds]) for kind in rounds[0].cpu}
+        cpu = [f"{kind} {microseconds:.0f}" for kind, microseconds in each.items() if microseconds >= 0.5]
         failed = sum(sample.failed for sample in rounds)
         lines.append(
             (
@@ -80,7 +80,7 @@ def table(samples: Iterable[Sample]) -> str:
                 _ratios((sample.value, sample.ruler) for sample in rounds),
                 _middle(sample.p50 for sample in rounds),
                 _middle(sample.p99 for sample in rounds),
-                f"{median(together):.0f}" if cpu else "",
+                f"{median(together):.0f}" if each else "",
                 _ratios(zip(together, (sample.ruler_cpu for sample in rounds), strict=True)),
                 f"{', '.join(cpu)}{f'  FAILED: {failed}' if failed else ''}",
             )
