@@ -235,8 +235,8 @@ requirements: setup ## Pin the newest versions that requirements/*.in allow
 	    pip-compile --quiet --upgrade --allow-unsafe --generate-hashes --no-emit-find-links --no-emit-index-url \
 	        --no-emit-trusted-host --strip-extras --output-file=$$name.txt $$name.in; done
 
-bench: ## Measure what nginx costs on the running nodes, by recording timestamps: BENCH='--rounds 7 --seconds 3'
-	@bash scripts/setup.sh up bench; $(AS_ROOT) env PYTHONPATH=app $(RUN) -m bench.proxying --inventory $(INVENTORY) $(BENCH)
+bench: ## Measure the running nodes next to a bare application, by recording timestamps: BENCH='--quick' or what `--help` lists
+	@bash scripts/setup.sh up bench; $(AS_ROOT) env PYTHONPATH=app $(RUN) -m bench --inventory $(INVENTORY) $(BENCH)
 
 bench-app: ## Measure the three processes on loopback, next to rulers: BENCH='--quick' or what `--help` lists
 	@bash scripts/setup.sh test bench; PYTHONPATH=app $(RUN) -m bench $(BENCH)

@@ -5,11 +5,10 @@ import time
 from collections.abc import Iterator
 from statistics import quantiles
 
-from bench.apis import Target
+from bench.apis import INSTANT, Target
 from bench.client import Client
 from bench.report import Sample
 
-_INSTANT = "2009-09-28T19:03:12.123Z"
 _MIB = 1024 * 1024
 # Each is as large as a body may be, and is refused or records nothing.
 BODIES = {
@@ -52,7 +51,7 @@ def _latencies(target: Target, seconds: float) -> list[float]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         started = time.monotonic()
-        client.post(_INSTANT)
+        client.post(INSTANT)
         latencies.append((time.monotonic() - started) * 1000)
     client.close()
     return latencies

@@ -1,61 +1,86 @@
-"""The processes of the nodes as this computer sees them: those of containers are in its /proc too."""
+"""The running nodes as targets, within a web node's network; their processes as this computer sees them."""
 
+import ctypes
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
+from bench.apis import Target
 from cli.inventory import Host, Service
+from cli.units import APIS
 
-_NGINX, _JOURNAL = "nginx.service", "systemd-journald.service"
-# The names of the units in the table; other instances of a unit are left out.
-_NAMES = {
-    _NGINX: "nginx",
+# The kinds of processes that a request keeps busy, in the order of the table, by how the names of their units
+# begin. Each database has a consumer, whose name may end in that of the database.
+_KINDS = {
+    "nginx.service": "nginx",
     "timestamp-command.service": "command",
     "timestamp-query.service": "query",
-    "timestamp-consumer.service": "consumer",
+    "timestamp-consumer": "consumer",
     "kafka.service": "broker",
-    _JOURNAL: "journal",
+    "systemd-journald.service": "journal",
+    "postgresql@": "database",
 }
+_CLONE_NEWNET = 0x40000000
 
 
 class NodesError(Exception):
     """The nodes cannot be measured; the message says why."""
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """The web node: the prefix `within` that runs a command in its network, and its processes by name."""
+def targets(service: Service) -> tuple[Target, Target]:
+    """Return how the service is reached within a web node's network: directly, and through nginx.
 
-    within: tuple[str, ...]
-    processes: Mapping[str, int]
-
-
-def find(service: Service) -> Nodes:
-    """Find the first web node's network, and the processes that a request keeps busy. Raises NodesError."""
-    web = next(node for node in service.nodes if "web" in node.groups)
-    processes: dict[str, int] = {}
+    Both have the processes of all nodes, those of nginx in the order of the web nodes. Raises NodesError.
+    """
+    processes: dict[str, tuple[int, ...]] = defaultdict(tuple)
     for node in service.nodes:
-        if node is not web and "web" in node.groups:
-            continue
-        units = [name for name in node.units if name.endswith(".service")]
-        # Each request has lines in the web node's journal.
-        units += [_JOURNAL] if node is web else []
-        namespace, main = running(_ask(node, units))
-        ids = here(namespace)
-        missing = sorted(unit for unit in units if main.get(unit, 0) not in ids)
-        if missing:
-            raise NodesError(
-                f"{node.short_name}: {', '.join(missing)}: no such process on this computer. The nodes must "
-                "be containers that run here, and this program root."
-            )
-        for unit in units:
-            if unit.startswith("postgresql@") or unit in _NAMES:
-                processes[_NAMES.get(unit, "database")] = ids[main[unit]]
-    network = ("nsenter", f"--net=/proc/{processes['nginx']}/ns/net", "--")
-    return Nodes(
-        network, {name: processes[name] for name in (*_NAMES.values(), "database") if name in processes}
+        for kind, pid in _processes(node):
+            processes[kind] += (pid,)
+    ordered = {kind: processes[kind] for kind in _KINDS.values() if kind in processes}
+    ports = {unit: port for port, unit in APIS.items()}
+    command, query = (
+        f"http://127.0.0.1:{ports[f'timestamp-{name}.service']}" for name in ("command", "query")
     )
+    authority = str(service.certificate_authority)
+    return (
+        Target("direct", command, query, ordered),
+        Target("nginx", service.url, service.url, ordered, authority),
+    )
+
+
+def enter_network(pid: int, proc: Path = Path("/proc")) -> None:
+    """Let this process, and what it starts from now on, have the network of another. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with (proc / f"{pid}/ns/net").open() as network:
+        # Only from Python 3.12 on is there an os.setns.
+        if libc.setns(network.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _processes(node: Host) -> Iterable[tuple[str, int]]:
+    """Return the kind and the id here of each main process that a request keeps busy on a node."""
+    # Each request has lines in the journal of a web node.
+    journal = ["systemd-journald.service"] if "web" in node.groups else []
+    kinds = {unit: kind for unit in (*node.units, *journal) if (kind := kind_of(unit))}
+    if not kinds:
+        return []
+    namespace, main = running(_ask(node, list(kinds)))
+    ids = here(namespace)
+    missing = sorted(unit for unit in kinds if main.get(unit, 0) not in ids)
+    if missing:
+        raise NodesError(
+            f"{node.short_name}: {', '.join(missing)}: no such process on this computer. The nodes must "
+            "be containers that run here, and this program root."
+        )
+    return [(kind, ids[main[unit]]) for unit, kind in kinds.items()]
+
+
+def kind_of(unit: str) -> str | None:
+    """Return the kind of a unit's processes, or None: requests do not keep it busy."""
+    if not unit.endswith(".service"):
+        return None
+    return next((kind for start, kind in _KINDS.items() if unit.startswith(start)), None)
 
 
 def running(text: str) -> tuple[str, dict[str, int]]:

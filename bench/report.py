@@ -13,13 +13,19 @@ from pathlib import Path
 from statistics import median
 from types import FrameType
 
+_LINE = "{:{width}} {:>9} {:>9} {:>9} {:8} {:16} {:>7} {:>7} {:>11}  {:16}  {}"
+_HEAD = (
+    *("", "median", "min", "max", "unit", "ratio (min-max)", "p50 ms", "p99 ms"),
+    *("CPU µs each", "x bare (min-max)", "by process"),
+)
+
 
 @dataclass(frozen=True)
 class Sample:
     """One round of one row.
 
     `value` and `ruler` are in `unit`; p50 and p99 are in milliseconds; `cpu` holds the CPU µs per request (or
-    message) of each process.
+    message) of each kind of process, `ruler_cpu` those of the ruler together.
     """
 
     row: str
@@ -30,6 +36,7 @@ class Sample:
     p99: float | None = None
     cpu: Mapping[str, float] = field(default_factory=dict)
     failed: int = 0
+    ruler_cpu: float | None = None
 
 
 def show(samples: Generator[Sample, None, None]) -> None:
@@ -51,30 +58,35 @@ def show(samples: Generator[Sample, None, None]) -> None:
 
 
 def table(samples: Iterable[Sample]) -> str:
-    """Return one line per row: median, min and max over its rounds."""
+    """Return one line per row: medians over its rounds, and the least and the most of values and ratios.
+
+    The CPU time of all kinds of processes together comes first, and its ratio to that of the ruler.
+    """
     rows: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         rows[sample.row].append(sample)
-    lines = [
-        f"{'':36} {'median':>9} {'min':>9} {'max':>9} {'unit':8} {'ratio':>5} {'p50 ms':>7} {'p99 ms':>7}"
-        "  CPU µs each"
-    ]
+    lines: list[tuple[str, ...]] = [_HEAD]
     for name, rounds in rows.items():
         values = [sample.value for sample in rounds]
-        ratios = [sample.value / sample.ruler for sample in rounds if sample.ruler]
-        processes = dict.fromkeys(process for sample in rounds for process in sample.cpu)
-        cpu = [
-            f"{process} {median([sample.cpu.get(process, 0.0) for sample in rounds]):.0f}"
-            for process in processes
-        ]
+        together = [sum(sample.cpu.values()) for sample in rounds]
+        each = {kind: median([sample.cpu[kind] for sample in rounds]) for kind in rounds[0].cpu}
+        cpu = [f"{kind} {microseconds:.0f}" for kind, microseconds in each.items() if microseconds >= 0.5]
         failed = sum(sample.failed for sample in rounds)
         lines.append(
-            f"{name:36} {_number(median(values)):>9} {_number(min(values)):>9} {_number(max(values)):>9} "
-            f"{rounds[0].unit:8} {f'{median(ratios):.2f}' if ratios else '':>5} "
-            f"{_middle([sample.p50 for sample in rounds]):>7} {_middle([sample.p99 for sample in rounds]):>7}"
-            f"  {', '.join(cpu)}{f'  FAILED: {failed}' if failed else ''}"
+            (
+                name,
+                *map(_number, (median(values), min(values), max(values))),
+                rounds[0].unit,
+                _ratios((sample.value, sample.ruler) for sample in rounds),
+                _middle(sample.p50 for sample in rounds),
+                _middle(sample.p99 for sample in rounds),
+                f"{median(together):.0f}" if each else "",
+                _ratios(zip(together, (sample.ruler_cpu for sample in rounds), strict=True)),
+                f"{', '.join(cpu)}{f'  FAILED: {failed}' if failed else ''}",
+            )
         )
-    return "\n".join(line.rstrip() for line in lines)
+    width = max(len(line[0]) for line in lines)
+    return "\n".join(_LINE.format(*line, width=width).rstrip() for line in lines)
 
 
 def machine() -> str:
@@ -90,6 +102,12 @@ def machine() -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _ratios(pairs: Iterable[tuple[float, float | None]]) -> str:
+    """Return the median, the least and the most of values divided by their rulers; empty without any."""
+    ratios = [value / ruler for value, ruler in pairs if ruler]
+    return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if ratios else ""
 
 
 def _middle(values: Iterable[float | None]) -> str:

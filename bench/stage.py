@@ -14,6 +14,8 @@ from tests.integration.postgres import Postgres
 from tests.integration.processes import Process, free_port, until
 from tests.integration.service import World
 
+from bench.apis import Target
+
 # As on the nodes, for a shared machine.
 _JVM = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC")
 _POSTGRES = """\
@@ -54,8 +56,8 @@ def stage() -> Iterator[Stage]:
 
 
 @contextmanager
-def bare_app(folder: Path) -> Iterator[str]:
-    """Start the ruler for HTTP and return its URL."""
+def bare_app(folder: Path) -> Iterator[Target]:
+    """Start the ruler for HTTP."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--no-control-socket"]
     command += ["--worker-class", "uvicorn_worker.UvicornWorker", "--workers", "1", "bench.bare:create_app()"]
@@ -63,6 +65,7 @@ def bare_app(folder: Path) -> Iterator[str]:
     process = Process("bare", command, folder, environment)
     try:
         until("the bare application serves", lambda: "startup complete" in process.tail())
-        yield f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}"
+        yield Target("bare", url, url, {"bare": (process.pid,)})
     finally:
         process.end()

@@ -1,28 +1,30 @@
 """CPU time and memory of processes with all their children (proc(5))."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+_PROC = Path("/proc")
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 
 
-def tree(pid: int) -> list[int]:
-    """Return `pid` and all that descend from it."""
-    pids = [pid]
-    for parent in pids:
+def tree(pids: Iterable[int], proc: Path = _PROC) -> list[int]:
+    """Return these processes and all that descend from them."""
+    found = [*pids]
+    for parent in found:
         try:
-            pids += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+            found += map(int, (proc / f"{parent}/task/{parent}/children").read_text().split())
         except FileNotFoundError:
             continue
-    return pids
+    return found
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of `pid` and its children so far, those that ended and were waited for included."""
+def cpu_seconds(*pids: int, proc: Path = _PROC) -> float:
+    """Return the CPU time of processes with their children so far, those that were waited for included."""
     total = 0.0
-    for process in tree(pid):
+    for process in tree(pids, proc):
         try:
-            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            fields = (proc / f"{process}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
             continue
         # utime, stime, cutime, cstime
@@ -30,12 +32,12 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
-def memory_mib(pid: int) -> float:
-    """Return the largest resident memory of `pid` and its children: that of one process, in MiB."""
+def memory_mib(*pids: int) -> float:
+    """Return the largest resident memory of processes and their children: that of one process, in MiB."""
     most = 0
-    for process in tree(pid):
+    for process in tree(pids):
         try:
-            most = max(most, int(Path(f"/proc/{process}/statm").read_text().split()[1]))
+            most = max(most, int((_PROC / f"{process}/statm").read_text().split()[1]))
         except FileNotFoundError:
             continue
     return most * os.sysconf("SC_PAGE_SIZE") / 2**20

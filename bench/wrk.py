@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +34,9 @@ class Answered:
         return self.requests / self.seconds
 
 
-def run(url: str, load: Load, connections: int, seconds: float, within: Sequence[str] = ()) -> Answered:
-    """Send `load` on kept-alive connections for `seconds`. Raises RuntimeError when wrk fails.
-
-    `within` is a command that runs wrk elsewhere, such as in another network.
-    """
-    command = [*within, "wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds:.0f}s"]
+def run(url: str, load: Load, connections: int, seconds: float) -> Answered:
+    """Send `load` on kept-alive connections for `seconds`. Raises RuntimeError when wrk fails."""
+    command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds:.0f}s"]
     command += ["--timeout=20s", f"--script={_SCRIPT}", url, "--", load.method, str(load.paths)]
     command += [str(load.body)] if load.body is not None else []
     finished = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from cli import audit
 from cli.audit import Finding
+from cli.inventory import Host, Service
 
 REPORT = """lynis_version=3.0.8
 warning[]=PKGS-7392|Found one or more vulnerable packages.|-|-|
@@ -74,6 +77,38 @@ def test_what_is_not_waived_is_left_and_a_waiver_for_nothing_is_named() -> None:
     findings = [Finding("web", "a", ""), Finding("web", "b", "")]
     assert audit.unwaived(findings, {"a": "reason", "c": "reason"}) == [findings[1]]
     assert audit.superfluous(findings, {"a": "reason", "c": "reason"}) == ["c"]
+
+
+def test_every_node_and_nginx_on_every_web_node_is_audited(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = {"db1": {"kafka"}, "db2": {"kafka", "postgresql"}, "web1": {"web"}, "web2": {"web"}}
+    hosts = [
+        Host(f"{name}.x", frozenset(of), ("ssh",), f"10.0.0.{number}")
+        for number, (name, of) in enumerate(groups.items())
+    ]
+    service = Service("https://10.0.0.9", Path("ca.crt"), Path("secrets"), None, tuple(hosts))
+    tried: list[str] = []
+    bad = {"id": "new", "severity": "HIGH", "finding": "bad"}
+    waived = [
+        {"id": one, "severity": "LOW", "finding": "known"}
+        for one in yaml.safe_load(audit.WAIVERS.read_text())["testssl"]
+    ]
+
+    def testssl(address: str) -> list[dict[str, str]]:
+        tried.append(address)
+        return [*waived, bad] if address == "10.0.0.3:443" else waived
+
+    monkeypatch.setattr(audit, "lynis_archive", lambda _: b"")
+    monkeypatch.setattr(audit, "run_lynis", lambda node, _: f"hardening_index=8{node.address[-1]}\n")
+    monkeypatch.setattr(audit, "run_testssl", testssl)
+    assert audit.audit(service) == 1
+    assert tried == ["10.0.0.2:443", "10.0.0.3:443"]
+    printed = capsys.readouterr().out
+    for name, index in (("db1", 80), ("db2", 81), ("web1", 82), ("web2", 83)):
+        assert f"lynis    {name:<8} hardening index {index}" in printed
+    assert "FAIL     web2     new: HIGH: bad" in printed
+    assert "1 findings are left." in printed
 
 
 def test_every_waiver_has_a_reason() -> None:
