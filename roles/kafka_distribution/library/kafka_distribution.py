@@ -35,7 +35,7 @@ options:
     type: str
     required: true
   source:
-    description: Folder with C(pom.xml), C(jars.sha256), C(bin/) and C(config/).
+    description: Folder with C(pom.xml), C(jars.sha256), and where there are some C(bin/) and C(config/).
     type: path
     required: true
   destination:
@@ -266,7 +266,7 @@ def build(place: Place, source: Path, maven: str, wanted: dict[str, str]) -> str
         fetch_jars(maven, source, work, folder / "libs")
         jars = {name: digest for name, digest in wanted.items() if name.startswith("libs/")}
         check_jars(folder, jars)
-        for part in ("bin", "config"):
+        for part in filter(lambda name: (source / name).is_dir(), ("bin", "config")):
             shutil.copytree(source / part, folder / part)
         for path in folder.rglob("*"):
             path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
