@@ -130,7 +130,10 @@ def write_secrets(folder: Path) -> None:
     certificates.mkdir(parents=True)
     for name in (f"{one}_password" for one in CONTRACT["contract_password_files"]):
         (folder / "secrets" / name).write_text(password(name))
-    (folder / "secrets/dashboard_password").write_text(password("dashboard_password"))
+    for name in ("dashboard_password", "mail_password"):
+        (folder / "secrets" / name).write_text(password(name))
+    for name in ("hook", "watchdog"):
+        (folder / "secrets" / name).write_text(f"https://{name}.example.org/1\n")
     for host in ADDRESSES:
         for service in CERTIFICATE_SERVICES:
             for ending in ("crt", "key"):
@@ -312,7 +315,7 @@ def file_tasks(role: str) -> Iterator[dict[str, Any]]:
     }
     preflight = ROLES / role / "tasks/preflight.yml"
     # These ask for files, and for the interfaces of the node.
-    if preflight.exists() and role not in ("timestamp_backup", "virtual_address"):
+    if preflight.exists() and role not in ("monitoring", "timestamp_backup", "virtual_address"):
         yield {"ansible.builtin.include_tasks": str(preflight)}
 
 

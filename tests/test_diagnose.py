@@ -58,6 +58,8 @@ def state(**changes: Any) -> dict[str, Any]:
         "reached": [],
         "ready": [],
         "projections": [],
+        "exporters": [],
+        "targets": [],
         "kafka": None,
         "database": None,
         **changes,
