@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,10 +60,8 @@ def test_exposure_is_under_the_ceiling(unit: tuple[Host, str]) -> None:
 
 
 def scrape(node: Host, address: str, module: str, credential: str = "") -> tuple[int, str]:
-    """Read a module of a node through exporter-exporter, as Prometheus asks; returns the status, 0 for none."""
-    command = (
-        f"curl --silent --max-time 15 --cacert {AUTHORITY} --header 'Accept: application/openmetrics-text'"
-    )
+    """Read a module of a node through exporter-exporter, as Prometheus does; the status is 0 without an answer."""
+    command = f"curl --silent --max-time 15 --cacert {AUTHORITY} -H 'Accept: application/openmetrics-text'"
     if credential:
         command += f" --cert {credential}.crt --key {credential}.key"
     done = node.run(
@@ -80,7 +78,7 @@ def test_prometheus_may_read_and_no_other_certificate_of_our_authority(node: Hos
         assert scrape(node, one.address, "node", f"{FOLDER}/prometheus")[0] == 200
 
 
-def test_certificate_of_a_broker_may_not_read(node: Host) -> None:
+def test_certificate_of_a_broker_may_not_read() -> None:
     """It may be a client's too, so that its name alone is what is wrong."""
     kafka = next(one for one in WATCHED if "kafka" in one.groups)
     broker = connect(kafka.name)
@@ -205,7 +203,7 @@ def test_watching_takes_little_memory(node: Host) -> None:
 
 
 @pytest.fixture
-def dashboard() -> Iterator[Callable[..., Answer]]:
+def dashboard() -> Callable[..., Answer]:
     """Give a client of the dashboard, which logs in unless it is told not to."""
     context = ssl.create_default_context(cafile=str(service().dashboard_authority))
     opener = urllib.request.build_opener(
@@ -225,7 +223,7 @@ def dashboard() -> Iterator[Callable[..., Answer]]:
             with error:
                 return Answer(error.code, error.headers, error.read())
 
-    yield send
+    return send
 
 
 def test_dashboard_asks_for_the_password(dashboard: Callable[..., Answer]) -> None:
