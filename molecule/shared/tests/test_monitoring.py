@@ -60,7 +60,7 @@ def test_exposure_is_under_the_ceiling(unit: tuple[Host, str]) -> None:
 
 
 def scrape(node: Host, address: str, module: str, credential: str = "") -> tuple[int, str]:
-    """Read a module of a node through exporter-exporter, as Prometheus does; the status is 0 without an answer."""
+    """Read a module through exporter-exporter, as Prometheus does; the status is 0 without an answer."""
     command = f"curl --silent --max-time 15 --cacert {AUTHORITY} -H 'Accept: application/openmetrics-text'"
     if credential:
         command += f" --cert {credential}.crt --key {credential}.key"
