@@ -237,6 +237,10 @@ def unknown_names() -> set[str]:
         "postgresql_noted",
         "postgresql_step",
         "secrets_name",
+        "monitoring_different",
+        "monitoring_removed",
+        "monitoring_removed_files",
+        "monitoring_removed_units",
     }
     for path in (*ROLES.glob("*/tasks/*.yml"), *ROLES.glob("*/handlers/*.yml")):
         for task in tasks(read(path)):
