@@ -180,7 +180,10 @@ VARIABLES: dict[str, Variable] = {
             "base/tasks/conflicts.yml": "- {}\n",
         },
     ),
-    "monitoring_client_ca": Variable("/other/operators.pem", {"monitoring/tasks/server.yml": "src: {}"}),
+    "monitoring_client_ca": Variable(
+        "/other/operators.pem",
+        {"monitoring/tasks/server.yml": "src: {}", "monitoring/tasks/preflight.yml": "names {},"},
+    ),
     "monitoring_scrape_seconds": Variable(37, {"monitoring/prometheus.yml.j2": "scrape_interval: {}s"}),
     "monitoring_retention_days": Variable(
         1039, {"monitoring/service.conf.j2": "--storage.tsdb.retention.time={}d "}
