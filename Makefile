@@ -52,7 +52,7 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 # Role local_node builds images of Debian in its module_utils; the Vagrant box is built from such an image.
 NSPAWN := PYTHONPATH=roles/local_node/module_utils$${PYTHONPATH:+:$$PYTHONPATH}
 
-.PHONY: help setup up stop down status diagnose logs ssh url ca deploy rollback upgrade rotate renew-authority reboot remove replace move-database rebuild backup restore
+.PHONY: help setup up stop down status diagnose dashboard logs ssh url ca deploy rollback upgrade rotate renew-authority reboot remove replace move-database rebuild backup restore
 .PHONY: lint-ansible lint-types lint-types-of-app lint-preflight lint-yaml lint-imports lint-python lint-shell unit-app unit-deployment
 .PHONY: test test-fast test-all lint unit mutation integration integration-slow molecule test-side-effects test-faults test-cluster audit vagrant-test box docs requirements bench bench-app bench-rebuild bench-provision
 
@@ -64,6 +64,9 @@ status: | $(VENV)/.stamp ## One line for each unit of every node, and one for a 
 	@$(CLI)
 
 diagnose: | $(VENV)/.stamp ## Check everything, and say how to fix each failure (it records one timestamp)
+	@$(CLI)
+
+dashboard: | $(VENV)/.stamp ## The address of the dashboard, and how to log in
 	@$(CLI)
 
 logs: | $(VENV)/.stamp ## Logs of the nodes: NODE=web UNIT=timestamp-command LINES=100 FOLLOW=1

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from cli import audit, diagnose, down, logs, status, up
+from cli import audit, dashboard, diagnose, down, logs, status, up
 from cli.inventory import InventoryError, Service, read_service
 
 Run = Callable[[Service, argparse.Namespace], int]
@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--node", default="", help="full or short name of a node")
     one.add_argument("--command", default="", help="run this instead of a shell")
 
+    command(
+        "dashboard",
+        "Print the address of the dashboard, and how to log in.",
+        lambda service, _: dashboard.show(service),
+    )
     command("url", "Print the base URL.", lambda service, _: _print(service.url))
     command(
         "ca",

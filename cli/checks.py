@@ -85,6 +85,9 @@ def look_at_node(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) ->
     yield from (projection(node, nodes, one) for one in state["projections"])
     if state["kafka"] is not None:
         yield from cluster(node, nodes, state["kafka"])
+    yield from (exporter(node, one) for one in state["exporters"])
+    if state["targets"]:
+        yield targets(node, nodes, state["targets"])
 
 
 def agreement(states: Mapping[str, Mapping[str, str]]) -> Iterator[Check]:
@@ -350,6 +353,38 @@ def cluster(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> Iter
         "controllers that vote",
         f"{len(state['voters'])} of {brokers}{late}",
         fix if late or len(state["voters"]) < brokers else "",
+    )
+
+
+def exporter(node: Host, state: Mapping[str, str]) -> Check:
+    """Check that an exporter answers on loopback."""
+    unit_name = {"node": "prometheus-node-exporter", "postgresql": "prometheus-postgres-exporter"}.get(
+        state["name"], "kafka"
+    )
+    return Check(
+        node.short_name,
+        f"exporter of {state['name']} answers",
+        state["error"] or "yes",
+        logs_of(node, unit_name) if state["error"] else "",
+    )
+
+
+def targets(node: Host, nodes: Sequence[Host], state: Sequence[Mapping[str, str]]) -> Check:
+    """Check that Prometheus on this node reads everything that it is told to."""
+    missing = [one for one in state if one["error"]]
+    if not missing:
+        return Check(node.short_name, "Prometheus reads all targets", f"{len(state)} of {len(state)}")
+    names = [" of ".join(filter(None, (one["job"], one["instance"]))) for one in missing]
+    first = missing[0]
+    name = next((one.short_name for one in nodes if one.name == first["instance"]), first["instance"])
+    return Check(
+        node.short_name,
+        "Prometheus reads all targets",
+        f"not {first_of(names)}: {first['error']}",
+        "see the other checks of that node; if they pass: "
+        f"make logs NODE={name} UNIT=prometheus-exporter-exporter"
+        if name
+        else logs_of(node, "prometheus"),
     )
 
 

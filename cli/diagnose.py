@@ -19,7 +19,7 @@ from cli.end_to_end import EndToEndError, send_and_read_back
 from cli.hints import typed
 from cli.inventory import PROJECT, Host, Service
 from cli.root import NOT_ROOT
-from cli.units import CONTRACT
+from cli.units import CONTRACT, PROMETHEUS_PORT
 
 STATE_PROGRAM = PROJECT / "roles/base/files/node_state.py"
 
@@ -32,6 +32,10 @@ def question(node: Host, nodes: Sequence[Host]) -> dict[str, Any]:
     }
     if "kafka" in node.groups and sum("kafka" in one.groups for one in nodes) > 1:
         asked["kafka"] = f"{node.address}:{BROKER_PORT}"
+    if node.exporters:
+        asked["exporters"] = dict(node.exporters)
+        if "monitoring" in node.groups:
+            asked["prometheus"] = PROMETHEUS_PORT
     if "web" in node.groups:
         asked["ports"] = list(node.processes)
         asked["query"] = CONTRACT["contract_ports"]["query"]

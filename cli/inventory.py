@@ -25,13 +25,16 @@ from cli.units import (
     CONSUMER_PORT,
     CONTRACT,
     debian_postgresql,
+    exporters_of,
     postgresql_unit,
     units_of,
+    watch_units,
 )
 
 PROJECT = Path(__file__).resolve().parents[1]
 # That of the Makefile.
 DEFAULT_INVENTORY = "inventories/local"
+DASHBOARD_PORT = CONTRACT["contract_dashboard_port"]
 QUESTION = {
     "groups": "{{ group_names }}",
     "address": "{{ node_address | default('') }}",
@@ -41,12 +44,17 @@ QUESTION = {
     "key": "{{ ansible_ssh_private_key_file | default('') }}",
     "arguments": "{{ ansible_ssh_common_args | default('') }} {{ ansible_ssh_extra_args | default('') }}",
     "authority": "{{ service_ca | default((certificates_folder | default('')) ~ '/ca.crt') }}",
+    "private_authority": "{{ (certificates_folder | default('')) ~ '/ca.crt' }}",
     "secrets": "{{ secrets_folder | default('') }}",
     "state": "{{ local_node_state_folder | default('') }}",
     "firewall": "{{ firewall_enabled | default(true) | bool }}",
     "postgresql_version": "{{ postgresql_version | default('') }}",
     "url": "{{ service_url | default('') }}",
     "moved": "{{ virtual_address_addresses | default([]) }}",
+    "watched": "{{ groups['monitoring'] | default([]) | length > 0 }}",
+    "canary": "{{ monitoring_canary | default(true) | bool }}",
+    "dashboard": "{{ monitoring_port | default('') }}",
+    "dashboard_client_ca": "{{ monitoring_client_ca | default('') }}",
     "hint": "{{ unreachable_hint | default('') }}",
     "become_password": "{{ ansible_become_password | default(ansible_become_pass | default('')) }}",
 }
@@ -75,6 +83,8 @@ class Host:
     database_port: int = 0
     # Our units on a web node, by the port on loopback where each says whether it is ready.
     processes: Mapping[int, str] = field(default_factory=dict, hash=False)
+    # Where the nodes are watched: the exporters of its own, with their ports on loopback.
+    exporters: Mapping[str, int] = field(default_factory=dict, hash=False)
     # For sudo; empty when it wants none, or the user is root.
     password: str = field(default="", repr=False)
 
@@ -125,6 +135,11 @@ class Service:
     state_folder: Path | None
     nodes: tuple[Host, ...]
     inventory: str = DEFAULT_INVENTORY
+    # Addresses of the dashboard, the authority of its certificate, and whether it wants a certificate of
+    # whoever looks instead of a password.
+    dashboards: tuple[str, ...] = ()
+    dashboard_authority: Path = Path()
+    dashboard_wants_certificate: bool = False
 
 
 def tool(name: str) -> str:
@@ -191,6 +206,11 @@ def databases(secrets_folder: Path) -> dict[str, Database]:
     return found
 
 
+def is_true(value: object) -> bool:
+    """Tell what Ansible means by a condition in a message, which may be a text."""
+    return str(value).lower() == "true"
+
+
 def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_INVENTORY) -> Service:
     """Return the service of these hosts; raises InventoryError when no node is in the group web."""
     nodes = {name: one for name, one in hosts.items() if name != "localhost"}
@@ -206,6 +226,7 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
     filled = {name: known[name] for name in nodes if name in known and "postgresql" in nodes[name]["groups"]}
     consumers = {one.consumer_port: one.consumer for one in filled.values()} or {CONSUMER_PORT: CONSUMER}
     processes = {**APIS, **consumers}
+    watching = [one for _, one in sorted(nodes.items()) if "monitoring" in one["groups"]]
 
     return Service(
         url=(web[0]["url"] or f"https://{[*web[0]['moved'], web[0]['address']][0]}").rstrip("/"),
@@ -219,15 +240,22 @@ def service_of(hosts: Mapping[str, Mapping[str, Any]], inventory: str = DEFAULT_
                 ssh_command(one),
                 one["address"],
                 one["hint"],
-                units_of(one["groups"], database(name, one).unit, processes.values(), bool(one["moved"])),
+                units_of(one["groups"], database(name, one).unit, processes.values(), bool(one["moved"]))
+                + (watch_units(one["groups"], is_true(one["canary"])) if is_true(one["watched"]) else ()),
                 str(one["firewall"]).lower() != "false",
                 database(name, one).port if "postgresql" in one["groups"] else 0,
                 processes if "web" in one["groups"] else {},
+                exporters_of(one["groups"]) if is_true(one["watched"]) else {},
                 str(one["become_password"]),
             )
             for name, one in sorted(nodes.items())
         ),
         inventory=inventory,
+        dashboards=tuple(
+            f"https://{one['address']}:{one['dashboard'] or DASHBOARD_PORT}/" for one in watching
+        ),
+        dashboard_authority=Path(web[0]["private_authority"]),
+        dashboard_wants_certificate=any(one["dashboard_client_ca"] for one in watching),
     )
 
 

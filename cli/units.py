@@ -16,7 +16,18 @@ APIS: Mapping[int, str] = {
 # The consumer of the first database.
 CONSUMER, CONSUMER_PORT = "timestamp-consumer.service", CONTRACT["contract_ports"]["consumer"]
 # Shown as well where they are loaded: a second instance, for example.
-PATTERNS = ("timestamp-*.service", "timestamp-*.socket", "postgresql@*.service", "nginx-acme.*")
+PATTERNS = (
+    "timestamp-*.service",
+    "timestamp-*.socket",
+    "postgresql@*.service",
+    "nginx-acme.*",
+    "prometheus*.service",
+)
+
+# The exporters of a node by its groups (role monitoring), and the ports on loopback at which they answer.
+EXPORTERS: Mapping[str, int] = CONTRACT["contract_exporters"]
+PROMETHEUS_PORT: int = CONTRACT["contract_prometheus_port"]
+DASHBOARD_USER = "operator"
 
 # One JSON object a request, as role nginx configures it on the web nodes; older files end in .1, .2, …
 NGINX = "nginx.service"
@@ -37,6 +48,32 @@ def debian_postgresql(release: str = NEWEST_DEBIAN) -> str:
 def postgresql_unit(version: str, name: str = "main") -> str:
     """Return the unit of a cluster of PostgreSQL of this major version and name, as Debian names it."""
     return f"postgresql@{version}-{name}.service"
+
+
+def exporters_of(groups: Collection[str]) -> dict[str, int]:
+    """Return the exporters of a node of these groups that is watched, with their ports on loopback."""
+    return {name: port for name, port in EXPORTERS.items() if name == "node" or name in groups}
+
+
+def watch_units(groups: Collection[str], canary: bool) -> tuple[str, ...]:
+    """Return the units that a node of these groups has to run where nodes are watched.
+
+    canary: whether a timestamp is recorded each minute.
+    """
+    by_group = {
+        "postgresql": ("prometheus-postgres-exporter.service",),
+        "monitoring": (
+            "prometheus.service",
+            "prometheus-alertmanager.service",
+            "timestamp-dashboard.service",
+            *(["timestamp-canary.timer"] if canary else []),
+        ),
+    }
+    return (
+        "prometheus-exporter-exporter.service",
+        "prometheus-node-exporter.service",
+        *(name for group, names in by_group.items() if group in groups for name in names),
+    )
 
 
 def units_of(

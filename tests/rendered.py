@@ -27,6 +27,7 @@ ADDRESSES = {
 KAFKA = [name for name in ADDRESSES if name.startswith("kafka")]
 WEB = [name for name in ADDRESSES if name.startswith("web")]
 DATABASES = KAFKA[:2]
+WATCHING = WEB[:1]
 FACTS = {
     "usable_memory_mb": 8192,
     "architecture": "x86_64",
@@ -41,10 +42,12 @@ RELEASES: list[str] = CONTRACT["contract_debian_releases"]
 SECRET = "A" * 40
 # The release that runs beside the one that serves.
 RELEASE = "1-abc"
-CERTIFICATE_SERVICES = ("kafka", "postgresql", "nginx", "peer")
+CERTIFICATE_SERVICES = ("kafka", "postgresql", "nginx", "peer", "monitoring", "prometheus")
 # What the modules that build on the controller return, and what loops over several things hold.
 RESULTS = {
     "kafka_distribution_archive_built": {"archive": "/cache/kafka.tgz", "checksum": "0" * 64},
+    "kafka_distribution_agent": {"folder": "/cache/agent"},
+    "monitoring_unit": "prometheus",
     "kafka_distribution_wheel": {"wheel": "/cache/confluent_kafka-2-cp313-cp313-any.whl"},
     "timestamp_release_archive": {"version": RELEASE, "path": "/cache/release.tar"},
     "certificates_service": "nginx",
@@ -110,6 +113,7 @@ def inventory(folder: Path) -> dict[str, Any]:
                 "kafka": hosts(KAFKA),
                 "postgresql": hosts(DATABASES),
                 "web": hosts(WEB),
+                "monitoring": hosts(WATCHING),
             },
         },
     }
@@ -126,6 +130,10 @@ def write_secrets(folder: Path) -> None:
     certificates.mkdir(parents=True)
     for name in (f"{one}_password" for one in CONTRACT["contract_password_files"]):
         (folder / "secrets" / name).write_text(password(name))
+    for name in ("dashboard_password", "mail_password"):
+        (folder / "secrets" / name).write_text(password(name))
+    for name in ("hook", "watchdog"):
+        (folder / "secrets" / name).write_text(f"https://{name}.example.org/1\n")
     for host in ADDRESSES:
         for service in CERTIFICATE_SERVICES:
             for ending in ("crt", "key"):
@@ -229,6 +237,10 @@ def unknown_names() -> set[str]:
         "postgresql_noted",
         "postgresql_step",
         "secrets_name",
+        "monitoring_different",
+        "monitoring_removed",
+        "monitoring_removed_files",
+        "monitoring_removed_units",
     }
     for path in (*ROLES.glob("*/tasks/*.yml"), *ROLES.glob("*/handlers/*.yml")):
         for task in tasks(read(path)):
@@ -307,7 +319,7 @@ def file_tasks(role: str) -> Iterator[dict[str, Any]]:
     }
     preflight = ROLES / role / "tasks/preflight.yml"
     # These ask for files, and for the interfaces of the node.
-    if preflight.exists() and role not in ("timestamp_backup", "virtual_address"):
+    if preflight.exists() and role not in ("monitoring", "timestamp_backup", "virtual_address"):
         yield {"ansible.builtin.include_tasks": str(preflight)}
 
 

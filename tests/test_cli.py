@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cli import __main__ as cli_main
-from cli import diagnose, down, hints, inventory, logs, status, up
+from cli import dashboard, diagnose, down, hints, inventory, logs, status, up
 from cli.__main__ import main
 from cli.end_to_end import INSTANT, EndToEndError, RoundTrip, send_and_read_back
 
@@ -44,6 +44,11 @@ def facts(**changes: object) -> dict[str, object]:
         "postgresql_version": "",
         "url": "",
         "moved": [],
+        "watched": "False",
+        "canary": "True",
+        "dashboard": "",
+        "dashboard_client_ca": "",
+        "private_authority": "/secrets/certificates/ca.crt",
         "hint": "",
         "become_password": "",
         **changes,
@@ -142,6 +147,32 @@ class TestInventory:
         }
         assert {"timestamp-consumer-db2.service", "timestamp-consumer-db2.socket"} <= set(web.units)
 
+    def test_watched_nodes_have_exporters_and_one_of_them_looks(self) -> None:
+        hosts = {
+            "db.x": facts(groups=["kafka", "postgresql"], watched="True"),
+            "web.x": facts(groups=["web", "monitoring"], watched=True),
+        }
+        service = inventory.service_of(hosts)
+        database, web = service.nodes
+        assert database.exporters == {"node": 9100, "postgresql": 9187, "kafka": 7071}
+        assert web.exporters == {"node": 9100}
+        assert "prometheus-postgres-exporter.service" in database.units
+        assert "prometheus.service" not in database.units
+        assert {"prometheus.service", "timestamp-dashboard.service", "timestamp-canary.timer"} <= set(
+            web.units
+        )
+        assert service.dashboards == ("https://192.0.2.12:9443/",)
+        hosts["web.x"] |= {"canary": "False", "dashboard": 9444, "dashboard_client_ca": "/operators.pem"}
+        other = inventory.service_of(hosts)
+        assert "timestamp-canary.timer" not in other.nodes[1].units
+        assert other.dashboards == ("https://192.0.2.12:9444/",)
+        assert other.dashboard_wants_certificate
+
+    def test_without_the_group_nothing_watches(self) -> None:
+        service = inventory.service_of({"web.x": facts()})
+        assert service.dashboards == ()
+        assert not [unit for unit in service.nodes[0].units if "prometheus" in unit or "dashboard" in unit]
+
     def test_ssh_command_is_made_of_the_connection_variables(self) -> None:
         command = inventory.ssh_command(facts(port=2222))
         assert command[:3] == ("ssh", "-o", "UserKnownHostsFile=/keys/known_hosts")
@@ -213,6 +244,27 @@ class TestCommands:
         monkeypatch.setattr(module, "show", lambda _service: exit_status)
         monkeypatch.setattr(cli_main, "read_service", lambda _inventory: None)
         assert main([command, "--inventory", hosts]) == exit_status
+
+
+class TestDashboard:
+    def test_address_user_and_password_are_said(self, capsys: pytest.CaptureFixture[str]) -> None:
+        hosts = {"web.x": facts(groups=["web", "monitoring"], watched="True")}
+        assert dashboard.show(inventory.service_of(hosts)) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("https://192.0.2.12:9443/\n")
+        assert "User operator, password in /secrets/dashboard_password" in said
+        assert "/secrets/certificates/ca.crt" in said
+
+    def test_certificate_is_asked_for_instead(self, capsys: pytest.CaptureFixture[str]) -> None:
+        one = facts(groups=["web", "monitoring"], watched="True", dashboard_client_ca="/operators.pem")
+        assert dashboard.show(inventory.service_of({"web.x": one})) == 0
+        said = capsys.readouterr().out
+        assert "password" not in said
+        assert "asks for a certificate" in said
+
+    def test_how_nodes_come_to_be_watched_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert dashboard.show(inventory.service_of({"web.x": facts()})) == 1
+        assert "into the group monitoring" in capsys.readouterr().out
 
 
 class TestStatus:

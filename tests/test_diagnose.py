@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import os
+import re
 import subprocess
 import time
 from dataclasses import replace
@@ -58,6 +61,8 @@ def state(**changes: Any) -> dict[str, Any]:
         "reached": [],
         "ready": [],
         "projections": [],
+        "exporters": [],
+        "targets": [],
         "kafka": None,
         "database": None,
         **changes,
@@ -473,3 +478,126 @@ def test_unit_that_an_update_left_behind_is_told_and_is_no_failure() -> None:
         " /usr/lib/1 (deleted), /usr/lib/2 (deleted) and 2 more\n      when it suits: make upgrade"
     )
     assert found["ssh.service runs with what is on the disk"].startswith("FAIL")
+
+
+def test_facts_of_the_node_are_in_its_metrics(
+    node_state: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shown = (
+        "Id=timestamp-rebuild.service\nActiveState=activating\nNRestarts=0\nExecMainStartTimestamp=@1800000000\n"
+        "\nId=timestamp-backup.service\nActiveState=inactive\nNRestarts=0\nExecMainStartTimestamp=@1700000000\n"
+        "\nId=kafka.service\nActiveState=active\nNRestarts=3\nExecMainStartTimestamp=@1700000000\n"
+    )
+    answers = {
+        "systemctl list-units": "a.service loaded failed failed An odd\n",
+        "timedatectl show": "no\n",
+        "systemd-detect-virt --quiet": "",
+    }
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        if command[:2] == ("systemctl", "show"):
+            asked = [one for one in shown.split("\n\n") if one.split()[0].removeprefix("Id=") in command]
+            return subprocess.CompletedProcess(command, 0, "\n\n".join(asked), "")
+        found = answers.get(" ".join(command[:2]))
+        code = 1 if found is None or command[0] == "systemd-detect-virt" else 0
+        return subprocess.CompletedProcess(command, code, found or "", "")
+
+    monkeypatch.setattr(node_state, "run", run)
+    for name in ("REBOOT_MARK", "BACKUP_MARK"):
+        mark = tmp_path / name
+        mark.write_text("")
+        monkeypatch.setattr(node_state, name, str(mark))
+    text = node_state.metrics(tmp_path / "none.prom")
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    assert values['timestamp_node_failed_unit{unit="a.service"}'] == "1"
+    assert values['timestamp_node_unit_restarts_total{unit="kafka.service"}'] == "3"
+    assert values['timestamp_node_job_running_since_seconds{job="rebuild"}'] == "1800000000.0"
+    assert 'timestamp_node_job_running_since_seconds{job="backup"}' not in values
+    assert values["timestamp_node_reboot_required"] == "1"
+    assert values["timestamp_node_clock_synchronized"] == "0"
+    assert float(values["timestamp_node_backup_last_success_seconds"]) > NOW - 1e9
+    assert values["timestamp_node_security_updates"] == "0"
+    assert re.search(r"^# TYPE timestamp_node_unit_restarts_total counter$", text, re.MULTILINE)
+
+
+def test_clock_of_a_container_is_its_hosts_affair(
+    node_state: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(node_state, "run", lambda *command: subprocess.CompletedProcess(command, 0, "", ""))
+    assert "clock_synchronized" not in node_state.metrics(tmp_path / "none.prom")
+
+
+def test_updates_are_counted_anew_when_packages_have_changed(
+    node_state: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(node_state, "updates", lambda: {"all": ["a", "b"], "security": ["a", "b"]})
+    status, before = tmp_path / "status", tmp_path / "before.prom"
+    status.write_text("")
+    monkeypatch.setattr(node_state, "PACKAGES", (str(status), str(tmp_path / "none")))
+    assert node_state.security_updates(before) == 2
+    before.write_text("timestamp_node_security_updates 7\n")
+    os.utime(status, (NOW, NOW))
+    os.utime(before, (NOW + 1, NOW + 1))
+    assert node_state.security_updates(before) == 7
+    os.utime(status, (NOW + 2, NOW + 2))
+    assert node_state.security_updates(before) == 2
+
+
+def test_labels_are_escaped(node_state: ModuleType) -> None:
+    assert node_state.sample("a", 1, b='x"\\') == 'a{b="x\\"\\\\"} 1'
+
+
+def test_exporter_that_does_not_answer_is_named() -> None:
+    exporters = [{"name": "node", "error": ""}, {"name": "kafka", "error": "refused"}]
+    (check,) = failures(DATABASE, exporters=exporters)
+    assert (check.what, check.result) == ("exporter of kafka answers", "refused")
+    assert check.fix == "make logs NODE=db UNIT=kafka"
+
+
+@pytest.mark.parametrize(
+    ("missing", "result", "fix"),
+    [
+        ([], "2 of 2", ""),
+        (
+            [{"job": "kafka", "instance": "db.example", "error": "502"}],
+            "not kafka of db.example: 502",
+            "see the other checks of that node; if they pass: "
+            "make logs NODE=db UNIT=prometheus-exporter-exporter",
+        ),
+        (
+            [{"job": "prometheus", "instance": "", "error": "refused"}],
+            "not prometheus: refused",
+            "make logs NODE=web UNIT=prometheus",
+        ),
+    ],
+)
+def test_target_that_prometheus_does_not_reach_is_named(
+    missing: list[dict[str, str]], result: str, fix: str
+) -> None:
+    reached = [{"job": job, "instance": "web.example", "error": ""} for job in ("node", "query")]
+    given = reached if not missing else reached + missing
+    (check,) = [
+        one for one in checks.look_at_node(WEB, NODES, state(targets=given)) if "Prometheus" in one.what
+    ]
+    assert (check.result, check.fix) == (result, fix)
+
+
+def test_targets_are_what_prometheus_says(node_state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    active = [
+        {"labels": {"job": "node", "instance": "db.x"}, "health": "up", "lastError": ""},
+        {
+            "labels": {"job": "timestamp", "process": "timestamp-query", "instance": "web.x"},
+            "health": "down",
+            "lastError": "502",
+        },
+        {"labels": {"job": "kafka", "instance": "db.x"}, "health": "unknown", "lastError": ""},
+    ]
+    answer = json.dumps({"data": {"activeTargets": active}}).encode()
+    monkeypatch.setattr(node_state, "open_local", lambda *_: io.BytesIO(answer))
+    assert node_state.targets(9090) == [
+        {"job": "node", "instance": "db.x", "error": ""},
+        {"job": "timestamp-query", "instance": "web.x", "error": "502"},
+        {"job": "kafka", "instance": "db.x", "error": "not read yet"},
+    ]
+    monkeypatch.setattr(node_state, "open_local", lambda *_: io.BytesIO(b"<html>"))
+    assert node_state.targets(9090)[0]["error"]

@@ -124,6 +124,13 @@ VARIABLES: dict[str, Variable] = {
             "firewall/tasks/preflight.yml": "; {})",
         },
     ),
+    "firewall_dashboard_sources": Variable(
+        ["198.51.100.64/26"],
+        {
+            "firewall/firewall.nft.j2": "ip saddr {{ {} }} tcp dport 9444 ",
+            "firewall/tasks/preflight.yml": " {};",
+        },
+    ),
     "kafka_archive": Variable(
         "/other/kafka_2.13-9.9.9.tgz", {"kafka_distribution/tasks/main.yml": "archive: {}"}
     ),
@@ -166,6 +173,53 @@ VARIABLES: dict[str, Variable] = {
     "kafka_distribution_requirements": Variable(
         "/other/kafka-nodes.txt", {"kafka_distribution/tasks/main.yml": "requirements: {}"}
     ),
+    "monitoring_port": Variable(
+        9444,
+        {
+            "monitoring/nginx.conf.j2": "listen {} ssl;",
+            "firewall/firewall.nft.j2": "tcp dport {} accept",
+            "base/tasks/conflicts.yml": "- {}\n",
+        },
+    ),
+    "monitoring_client_ca": Variable(
+        "/other/operators.pem",
+        {"monitoring/tasks/server.yml": "src: {}", "monitoring/tasks/preflight.yml": "names {},"},
+    ),
+    "monitoring_scrape_seconds": Variable(37, {"monitoring/prometheus.yml.j2": "scrape_interval: {}s"}),
+    "monitoring_retention_days": Variable(
+        1039, {"monitoring/service.conf.j2": "--storage.tsdb.retention.time={}d "}
+    ),
+    "monitoring_retention_mb": Variable(
+        3391, {"monitoring/service.conf.j2": "--storage.tsdb.retention.size={}MB "}
+    ),
+    "monitoring_memory_max_mb": Variable(1531, {"monitoring/service.conf.j2": "MemoryMax={}M"}),
+    "monitoring_canary": Variable(
+        False, {"monitoring/tasks/service.yml": "state: {}\n"}, "stopped", common=True
+    ),
+    "monitoring_email_to": Variable("called@example.org", {"monitoring/alertmanager.yml.j2": 'to: "{}"'}),
+    "monitoring_email_from": Variable(
+        "calling@example.org", {"monitoring/alertmanager.yml.j2": 'from: "{}"'}
+    ),
+    "monitoring_email_server": Variable(
+        "mail.example.org:587", {"monitoring/alertmanager.yml.j2": "smarthost: {}\n"}
+    ),
+    "monitoring_email_user": Variable("mailer", {"monitoring/alertmanager.yml.j2": 'auth_username: "{}"'}),
+    "monitoring_email_password_file": Variable(
+        "{{ secrets_folder }}/mail_password",
+        {"monitoring/alertmanager.yml.j2": 'auth_password: "{}"'},
+        rendered.password("mail_password"),
+    ),
+    "monitoring_webhook_file": Variable(
+        "{{ secrets_folder }}/hook",
+        {"monitoring/alertmanager.yml.j2": 'url: "{}"'},
+        "https://hook.example.org/1",
+    ),
+    "monitoring_watchdog_webhook_file": Variable(
+        "{{ secrets_folder }}/watchdog",
+        {"monitoring/alertmanager.yml.j2": 'url: "{}"'},
+        "https://watchdog.example.org/1",
+    ),
+    "monitoring_repeat_hours": Variable(1063, {"monitoring/alertmanager.yml.j2": "repeat_interval: {}h"}),
     "nginx_certificate": Variable("/other/own.crt", {"nginx/tasks/configure.yml": "src: {}"}, apart=True),
     "nginx_certificate_key": Variable("/other/own.key", {"nginx/tasks/configure.yml": "src: {}"}, apart=True),
     "nginx_acme_directory": Variable(

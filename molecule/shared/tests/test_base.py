@@ -11,7 +11,9 @@ import yaml
 from conftest import INVENTORY, service
 from testinfra.host import Host
 
+from cli import inventory
 from cli.inventory import PROJECT, environment, tool
+from cli.units import CONTRACT
 
 GROUP = "nodes"
 LINES = 100_000
@@ -21,6 +23,12 @@ REACHABLE = {
     "db": {"22", "5432", "9092", "9093"},
     "web": {"22", "80", "443"},
 }
+
+
+def watching(node: inventory.Host) -> set[str]:
+    """Return the ports by which a node is watched, and by which one looks at what watches."""
+    looked_at = {str(CONTRACT["contract_dashboard_port"])} if "monitoring" in node.groups else set()
+    return looked_at | ({str(CONTRACT["contract_exporters_port"])} if node.exporters else set())
 
 
 def test_system_runs_without_failed_units(node: Host) -> None:
@@ -68,12 +76,15 @@ def test_ssh_refuses_passwords(node: Host) -> None:
     assert "Permission denied (publickey)" in done.stderr
 
 
-def test_metrics_of_certificates_and_volumes_are_written(node: Host) -> None:
+def test_metrics_of_the_node_are_written(node: Host) -> None:
     assert node.service("timestamp-metrics.timer").is_enabled
     node.check_output("systemctl start timestamp-metrics.service")
     text = node.file("/var/lib/prometheus/node-exporter/timestamp_service.prom").content_string
     assert 'timestamp_certificate_not_after_seconds{path="/etc/timestamp-service/ca.crt"} ' in text
     assert 'timestamp_volume_free_bytes{path="/"} ' in text
+    assert 'timestamp_node_unit_restarts_total{unit="' in text
+    assert re.search(r'^timestamp_node_release_info{release="[^"]*",debian="1[23]', text, re.MULTILINE)
+    assert re.search(r"^timestamp_node_facts_seconds \d{10}$", text, re.MULTILINE)
 
 
 def test_failed_gate_shows_the_unit_and_the_end_of_its_journal(node: Host, tmp_path: Path) -> None:
@@ -125,4 +136,5 @@ def test_exactly_the_expected_ports_are_reachable(node: Host) -> None:
         ):
             ports.add(port)
     group = "db" if node.check_output("hostname").startswith("db") else "web"
-    assert ports == REACHABLE[group]
+    this = next(one for one in service().nodes if one.name == node.check_output("hostname --fqdn"))
+    assert ports == REACHABLE[group] | watching(this)

@@ -131,10 +131,11 @@ POSTGRESQL: Mapping[str, str] = {
     "postgres-14": "grep --count -w -e peer -e ident /etc/postgresql/*/main/pg_hba.conf | grep -v -x 1",
 }
 NGINX: Mapping[str, str] = {
-    "nginx-01": "ps -C nginx -o user=,args= | grep worker | grep -v ^www-data",
+    # The dashboard has an nginx, a unit and a user of its own.
+    "nginx-01": "ps -C nginx -o user=,unit=,args= | grep ' nginx.service .*worker' | grep -v ^www-data",
     "nginx-02": "find /etc/nginx/nginx.conf ! -user root -o -perm /022",
     "nginx-03": "grep -e sites-enabled -e conf.d /etc/nginx/nginx.conf",
-    "nginx-04": "pgrep --count --full '^nginx: master' | grep -v -x 1",
+    "nginx-04": "ps -C nginx -o unit=,args= | grep --count '^nginx.service .*nginx: master' | grep -v -x 1",
     "nginx-05": "grep --count '^ *server_tokens off;' /etc/nginx/nginx.conf | grep -v -x 1",
     "nginx-10": "grep --count 'X-Content-Type-Options nosniff' /etc/nginx/nginx.conf | grep -x 0",
 }

@@ -2,7 +2,7 @@
 """What a node can say of itself: units, certificates, volumes, ports, and what it reaches.
 
 Printed as JSON for `make diagnose`, which sends this file to the node, so that it works on one that was never
-set up. With --textfile the certificates and volumes are written as metrics for Prometheus' node exporter.
+set up. With --textfile, what can be watched of it is written as metrics for Prometheus' node exporter.
 Python's standard library alone, and on a broker confluent-kafka, as role kafka has placed it: it runs with
 the system's interpreter.
 """
@@ -34,6 +34,8 @@ CERTIFICATES = (
     ("/etc/kafka/server.pem", "/etc/kafka/server.pem"),
     ("/etc/nginx/timestamp-service.crt", "/etc/nginx/timestamp-service.key"),
     ("/etc/timestamp-service/peer.crt", "/etc/timestamp-service/peer.key"),
+    ("/etc/timestamp-service/monitoring/node.crt", "/etc/timestamp-service/monitoring/node.key"),
+    ("/etc/timestamp-service/monitoring/prometheus.crt", "/etc/timestamp-service/monitoring/prometheus.key"),
 )
 # Written by role postgresql into the settings of its clusters.
 CLUSTERS = "/etc/postgresql/*/*/conf.d/timestamp-service.conf"
@@ -54,6 +56,21 @@ SHARED = {
 }
 KAFKA_SETTINGS = "/etc/kafka/admin.properties"
 KAFKA_SECRETS = "/etc/kafka/admin-secrets.properties"
+# Units whose restarts are counted, where they are loaded.
+COUNTED = (
+    "timestamp-*.service",
+    "kafka.service",
+    "postgresql@*.service",
+    "nginx.service",
+    "keepalived.service",
+    "prometheus*.service",
+)
+# Jobs that a play runs as units.
+JOBS = {f"timestamp-{job}.service": job for job in ("backup", "rebuild", "restore")}
+# What the number of updates that wait follows from.
+PACKAGES = ("/var/lib/dpkg/status", "/var/lib/apt/lists")
+REBOOT_MARK = "/run/reboot-required"
+BACKUP_MARK = "/etc/timestamp-service/backup-saved"
 # A voter that has not had all that the active controller had for so long is behind.
 BEHIND_SECONDS = 10
 
@@ -181,7 +198,7 @@ def updates() -> dict[str, list[str]]:
 
 def reboot() -> list[str]:
     """Why the node waits for a reboot, such as programs that still run though an update has replaced them."""
-    reasons = ["an update asks for it"] if os.path.exists("/run/reboot-required") else []
+    reasons = ["an update asks for it"] if os.path.exists(REBOOT_MARK) else []
     said = run("/usr/local/lib/timestamp-service/unit_state", "replaced")
     return reasons + [f"{name} runs what an update has replaced" for name in said.stdout.splitlines()]
 
@@ -227,6 +244,33 @@ def ask(port: int) -> dict[str, Any]:
         return {"port": port, "status": error.code, "said": error.read(500).decode(errors="replace")}
     except OSError as error:
         return {"port": port, "status": 0, "said": str(error)}
+
+
+def exporter(name: str, port: int) -> dict[str, str]:
+    """Ask an exporter on loopback for its figures; the error is empty when it answers."""
+    try:
+        with open_local(port, "/metrics") as answer:
+            answer.read()
+    except OSError as error:
+        return {"name": name, "error": str(error) or type(error).__name__}
+    return {"name": name, "error": ""}
+
+
+def targets(port: int) -> list[dict[str, str]]:
+    """Ask Prometheus on this node for what it reads: job, host, and an error, which is empty when it does."""
+    try:
+        with open_local(port, "/api/v1/targets?state=active") as answer:
+            active = json.load(answer)["data"]["activeTargets"]
+    except (OSError, ValueError, KeyError) as error:
+        return [{"job": "prometheus", "instance": "", "error": str(error) or type(error).__name__}]
+    return [
+        {
+            "job": one["labels"].get("process", one["labels"]["job"]),
+            "instance": one["labels"]["instance"],
+            "error": "" if one["health"] == "up" else one["lastError"] or "not read yet",
+        }
+        for one in active
+    ]
 
 
 def projections(port: int) -> list[dict[str, Any]]:
@@ -350,25 +394,148 @@ def state(question: dict[str, Any]) -> dict[str, Any]:
         "projections": projections(question["query"]) if question.get("query") else [],
         "database": database(question["database"]) if question.get("database") else None,
         "kafka": kafka(question["kafka"]) if question.get("kafka") else None,
+        "exporters": [exporter(name, port) for name, port in question.get("exporters", {}).items()],
+        "targets": targets(question["prometheus"]) if question.get("prometheus") else [],
     }
 
 
-def metrics() -> str:
-    """Certificates and volumes in Prometheus' text form."""
-    lines = [
-        "# HELP timestamp_certificate_not_after_seconds Unix time at which a certificate ends.",
-        "# TYPE timestamp_certificate_not_after_seconds gauge",
+def shown(*names: str) -> list[dict[str, str]]:
+    """Ask systemd about units by name or pattern; times are those of Unix, after an @."""
+    properties = "--property=Id,ActiveState,NRestarts,ExecMainStartTimestamp"
+    said = run("systemctl", "show", "--timestamp=unix", properties, *names)
+    blocks = said.stdout.strip().split("\n\n")
+    found = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+    return [unit for unit in found if unit.get("Id")]
+
+
+def jobs() -> dict[str, float]:
+    """The jobs that run, with the Unix time since when."""
+    return {
+        JOBS[unit["Id"]]: float(unit["ExecMainStartTimestamp"][1:])
+        for unit in shown(*JOBS)
+        if unit["ActiveState"] in ("active", "activating") and unit["ExecMainStartTimestamp"].startswith("@")
+    }
+
+
+def synchronized() -> bool | None:
+    """Whether the clock is synchronized; None in a container, which has the clock of its host."""
+    if run("systemd-detect-virt", "--quiet", "--container").returncode == 0:
+        return None
+    return run("timedatectl", "show", "--property=NTPSynchronized", "--value").stdout.strip() == "yes"
+
+
+def security_updates(textfile: pathlib.Path) -> int:
+    """How many updates for security wait: as the metrics of before say, if no package or list has changed.
+
+    To count them anew takes a second of the processor.
+    """
+    before = re.search(r"^timestamp_node_security_updates (\d+)$", text_of(textfile), re.MULTILINE)
+    changed = max((os.stat(path).st_mtime for path in PACKAGES if os.path.exists(path)), default=0.0)
+    if before and textfile.stat().st_mtime > changed:
+        return int(before[1])
+    return len(updates()["security"])
+
+
+def release() -> dict[str, str]:
+    """What runs here, each by its version; empty where it is not installed."""
+    versions = shared()
+    return {
+        "release": versions.get("the application's release", ""),
+        "debian": text_of(pathlib.Path("/etc/debian_version")).strip(),
+        "kernel": platform.release(),
+        "postgresql": ", ".join(folder.parent.name for folder in clusters()),
+        "kafka": versions.get("Kafka's version", "").rpartition("-")[2],
+    }
+
+
+def sample(name: str, value: float | str, **labels: str) -> str:
+    """One line of Prometheus' text form."""
+    escaped = {key: text.replace("\\", "\\\\").replace('"', '\\"') for key, text in labels.items()}
+    inner = ",".join(f'{key}="{text}"' for key, text in escaped.items())
+    return f"{name}{{{inner}}} {value}" if inner else f"{name} {value}"
+
+
+def metrics(textfile: pathlib.Path) -> str:
+    """What can be watched of the node in Prometheus' text form; the metrics of before are in `textfile`."""
+    ends = [(one["path"], one["not_after"]) for one in certificates() if one["not_after"] is not None]
+    there = volumes()
+    clock = synchronized()
+    saved = os.stat(BACKUP_MARK).st_mtime if os.path.exists(BACKUP_MARK) else None
+    name = "timestamp_node_"
+    families: list[tuple[str, str, list[str]]] = [
+        (
+            "timestamp_certificate_not_after_seconds",
+            "Unix time at which a certificate ends.",
+            [sample("timestamp_certificate_not_after_seconds", end, path=path) for path, end in ends],
+        ),
+        (
+            f"{name}certificate_not_after_seconds",
+            "The same, by the name that the alerts use.",
+            [sample(f"{name}certificate_not_after_seconds", end, certificate=path) for path, end in ends],
+        ),
+        *(
+            (
+                f"timestamp_volume_{what}_bytes",
+                f"{said} on the volume of a path.",
+                [sample(f"timestamp_volume_{what}_bytes", one[what], path=one["path"]) for one in there],
+            )
+            for what, said in (("free", "Bytes that are free"), ("size", "Bytes in all"))
+        ),
+        (
+            f"{name}failed_unit",
+            "Units that systemd calls failed.",
+            [sample(f"{name}failed_unit", 1, unit=unit) for unit in failed_units()],
+        ),
+        (
+            f"{name}unit_restarts_total",
+            "How often systemd has restarted a unit by itself.",
+            [
+                sample(f"{name}unit_restarts_total", unit["NRestarts"], unit=unit["Id"])
+                for unit in shown(*COUNTED)
+                if unit.get("NRestarts", "").isdigit()
+            ],
+        ),
+        (
+            f"{name}reboot_required",
+            "Whether an update asks for a reboot.",
+            [sample(f"{name}reboot_required", int(os.path.exists(REBOOT_MARK)))],
+        ),
+        (
+            f"{name}security_updates",
+            "Updates for security that wait.",
+            [sample(f"{name}security_updates", security_updates(textfile))],
+        ),
+        (
+            f"{name}clock_synchronized",
+            "Whether the clock is synchronized; absent in a container.",
+            [] if clock is None else [sample(f"{name}clock_synchronized", int(clock))],
+        ),
+        (
+            f"{name}release_info",
+            "What runs here, by its version.",
+            [sample(f"{name}release_info", 1, **release())],
+        ),
+        (
+            f"{name}job_running_since_seconds",
+            "Unix time since when a job of a play runs.",
+            [sample(f"{name}job_running_since_seconds", since, job=job) for job, since in jobs().items()],
+        ),
+        (
+            f"{name}backup_last_success_seconds",
+            "Unix time at which a backup was last saved from here.",
+            [] if saved is None else [sample(f"{name}backup_last_success_seconds", f"{saved:.0f}")],
+        ),
+        (
+            f"{name}facts_seconds",
+            "Unix time at which this was written.",
+            [sample(f"{name}facts_seconds", f"{time.time():.0f}")],
+        ),
     ]
-    for certificate in certificates():
-        if certificate["not_after"] is not None:
-            labels = f'{{path="{certificate["path"]}"}}'
-            lines.append(f"timestamp_certificate_not_after_seconds{labels} {certificate['not_after']}")
-    for name, what in (("free", "Bytes that are free"), ("size", "Bytes in all")):
-        lines.append(f"# HELP timestamp_volume_{name}_bytes {what} on the volume of a path.")
-        lines.append(f"# TYPE timestamp_volume_{name}_bytes gauge")
-        lines += [
-            f'timestamp_volume_{name}_bytes{{path="{volume["path"]}"}} {volume[name]}' for volume in volumes()
-        ]
+    lines = []
+    for family, said, samples in families:
+        if samples:
+            kind = "counter" if family.endswith("_total") else "gauge"
+            lines += [f"# HELP {family} {said}", f"# TYPE {family} {kind}", *samples]
     return "\n".join(lines) + "\n"
 
 
@@ -381,7 +548,7 @@ def main(arguments: list[str]) -> int:
     if chosen.textfile:
         # Never half a file: the exporter may read at any time.
         new = pathlib.Path(chosen.textfile + ".new")
-        new.write_text(metrics(), encoding="utf-8")
+        new.write_text(metrics(pathlib.Path(chosen.textfile)), encoding="utf-8")
         new.chmod(0o644)
         new.replace(chosen.textfile)
     else:
