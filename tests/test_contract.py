@@ -15,6 +15,8 @@ from cli import units
 PROJECT = Path(__file__).resolve().parents[1]
 CONTRACT: dict[str, Any] = yaml.safe_load((PROJECT / "roles/contract/vars/main.yml").read_text())
 NODE_STATE = PROJECT / "roles/base/files/node_state.py"
+# A page that is made from docs/alerts.md, whose readers want the names written out.
+ALERTS_PAGE = PROJECT / "roles/monitoring/files/dashboard/alerts.html"
 PARTS = ("defaults", "vars", "tasks", "handlers", "templates", "files", "meta")
 FILES = [
     path
@@ -23,7 +25,7 @@ FILES = [
     if path.is_file()
     # The distribution's own example of a configuration is not used; the program runs without Ansible.
     and not {"contract", "kafka_distribution/files"} & {path.parts[-3], "/".join(path.parts[-4:-2])}
-    and path != NODE_STATE
+    and path not in (NODE_STATE, ALERTS_PAGE)
 ]
 FILES.append(Path(units.__file__))
 
