@@ -57,13 +57,13 @@ def show(page: Browser, site: Site, width: int = 1280, scheme: str = "light") ->
     page.open("about:blank")
     page.log("browser")
     page.open(site.url)
-    until("the dashboard is drawn", lambda: page.text("#updated"))
+    until("the dashboard is drawn", lambda: page.text("#updated"), 90)
 
 
 def redraw(page: Browser, script: str) -> None:
     """Run a script after which the dashboard is drawn again, and wait until it is."""
     page.run(f"document.querySelector('#updated').textContent = ''; {script}")
-    until("it is drawn again", lambda: page.text("#updated"))
+    until("it is drawn again", lambda: page.text("#updated"), 90)
 
 
 def drawn(page: Browser, chart: str) -> float:
