@@ -199,6 +199,8 @@ def test_share(tmp_path: Path) -> None:
                 for one in got:
                     assert lines.next()["answered"] == one
         assert 15 < len(chosen) < 45
+        # A UUID in capitals is no trace id.
+        assert passed_on(node, correlationId=CORRELATION.upper()) is None
         # One that is not sampled may be, by its trace id.
         sampled = [passed_on(node, traceparent=NOT_ASKED.replace("4bf", f"{n:03x}")) for n in range(16, 48)]
         assert {one[-2:] for one in sampled if one} == {"00", "01"}

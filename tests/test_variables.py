@@ -64,7 +64,6 @@ def unit(process: str, text: str) -> dict[str, str]:
 
 
 PROCESS_UNITS = "timestamp-[cq]*/process.service.j2"
-PROCESS_SETTINGS = "timestamp-[cq]*/process.env.j2"
 REBUILD = "timestamp-rebuild/process.env.j2"
 REBUILD_TASKS = "timestamp/tasks/rebuild.yml"
 MOVING_TASKS = "timestamp/tasks/moving_start.yml"
@@ -73,6 +72,13 @@ LOCAL_NODE = "local_node/tasks/main.yml"
 KAFKA_SETTINGS = "kafka/server.properties.j2"
 KAFKA_SERVICE = "kafka/tasks/service.yml"
 KAFKA_SPREAD = "kafka/tasks/spread.yml"
+
+
+def of_traces(name: str) -> dict[str, str]:
+    """Return the places of a setting of traces, which those have too that are made of a consumer."""
+    settings = dict.fromkeys(("timestamp-[cq]*/process.env.j2", REBUILD), f"TRACES_{name}={{}}\n")
+    return settings | dict.fromkeys((REBUILD_TASKS, MOVING_TASKS), f"TRACES_{name}: {{}}\n")
+
 
 VARIABLES: dict[str, Variable] = {
     "base_packages": Variable(["other-package"], {"base/tasks/install.yml": "- {}"}),
@@ -332,11 +338,9 @@ VARIABLES: dict[str, Variable] = {
         },
     ),
     "timestamp_query_environment": Variable({"OTHER_QUERY": "on"}, environment("query", "{}=on\n")),
-    "timestamp_traces_url": Variable(
-        "https://traces.example.org/api/v2/spans", {PROCESS_SETTINGS: "TRACES_URL={}\n"}
-    ),
-    "timestamp_traces_per_second": Variable(77, {PROCESS_SETTINGS: "TRACES_PER_SECOND={}\n"}),
-    "timestamp_traces_slow_seconds": Variable(2.75, {PROCESS_SETTINGS: "TRACES_SLOW_SECONDS={}\n"}),
+    "timestamp_traces_url": Variable("https://traces.example.org/api/v2/spans", of_traces("URL")),
+    "timestamp_traces_per_second": Variable(77, of_traces("PER_SECOND")),
+    "timestamp_traces_slow_seconds": Variable(2.75, of_traces("SLOW_SECONDS")),
     "timestamp_traces_networks": Variable(
         ["203.0.113.64/26"], {"timestamp-*/process.service.j2": "192.0.2.0/24 {}\n"}
     ),
@@ -412,7 +416,7 @@ VARIABLES: dict[str, Variable] = {
     ),
     "local_node_wait_seconds": Variable(1069, {LOCAL_NODE: "wait_seconds: {}\n"}),
     "local_node_force": Variable(True, {LOCAL_NODE: "force: {}\n"}),
-    "zipkin_spans_max": Variable(33311, {"zipkin/zipkin.service.j2": "MEM_MAX_SPANS={}\n"}),
+    "zipkin_spans_max": Variable(33311, {"zipkin/zipkin.service.j2": "MEM_MAX_SPANS={}\n"}, common=True),
     "zipkin_heap_mb": Variable(211, {"zipkin/zipkin.service.j2": " -Xmx{}m "}),
 }
 DEFAULTS: dict[str, Any] = {

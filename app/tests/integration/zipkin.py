@@ -11,6 +11,7 @@ import jinja2
 from tests.integration.processes import Server, free_port
 from tests.integration.service import Service
 
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _TEMPLATE = Path(__file__).resolve().parents[3] / "roles/nginx/templates/nginx.conf.j2"
 # The settings around which a server is put here: they have all that is about correlation and traces.
 _BEGIN, _END = "  # --- One correlationId", "  # --- Limits."
@@ -71,7 +72,7 @@ class Zipkin(Server):
 
     def get(self, path: str) -> Any:
         """Return what it answers. Raises OSError."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+        with _opener.open(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
             return json.load(answer)
 
     def trace(self, identifier: str) -> list[dict[str, Any]]:
@@ -111,7 +112,7 @@ class Nginx(Server):
     def answers(self) -> bool:
         """Tell whether it listens."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/docs", timeout=10) as answer:
+            with _opener.open(f"http://127.0.0.1:{self.port}/docs", timeout=10) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

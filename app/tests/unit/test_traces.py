@@ -356,9 +356,11 @@ def test_fast_path_and_framework_make_the_same_spans(
         assert ("-01\r\n" in answer) == sampled
 
 
-def test_probes_are_not_traced() -> None:
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_probes_are_not_traced(level: int) -> None:
     spans = Spans()
-    app = make_app(Idle(), {}, QUIET, Notifier(), tracing(spans, share=1))
+    quiet = Log("test", level, lambda _line: None)
+    app = make_app(Idle(), {}, quiet, Notifier(), tracing(spans, share=1))
     log = app.request_log
     for path in (routes.HEALTH, routes.READY, routes.METRICS):
         log.record(log.sample(Correlation(CORRELATION)), None, "GET", path, path, 503, time.perf_counter())

@@ -58,9 +58,10 @@ class RequestLog:
         seconds = time.perf_counter() - started
         labels = method, route, status
         (self._durations.get(labels) or self._duration(*labels)).observe(seconds)
-        if path in _QUIET and method in routes.READ and self._log.level > logging.DEBUG:
-            return
-        if self._tracer is not None:
+        if path in _QUIET and method in routes.READ:
+            if self._log.level > logging.DEBUG:
+                return
+        elif self._tracer is not None:
             self._tracer.end(of_request, command_id, method, route, path, status, seconds)
         trace = "" if of_request.traceparent is None else f'"traceparent":"{of_request.traceparent}",'
         command = "" if command_id is None else f'"command_id":"{command_id}",'
