@@ -14,6 +14,8 @@ def test_a_record_is_there_since_the_end_was_first_seen_behind_it() -> None:
     ends = seen((100, 4), (105, 4), (110, 6), (115, 6), (120, 9))
     assert ends.last == 9
     assert [ends.seconds(130, offset) for offset in (0, 3, 4, 5, 6, 8)] == [30, 30, 20, 20, 10, 10]
+    # Where nothing came there is nothing to remember.
+    assert len(ends._ends) == 3
 
 
 def test_a_record_that_is_not_there_has_no_age() -> None:

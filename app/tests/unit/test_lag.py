@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,6 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
-    Message,
     TopicPartition,
 )
 from prometheus_client import REGISTRY
@@ -38,6 +38,8 @@ class World:
         # By group: what is committed of each partition, or why it is not told.
         self.committed: dict[str, dict[int, int] | KafkaError] = {"a": {0: 0, 1: 0}, "b": {0: 0, 1: 0}}
         self.place_error: KafkaError | None = None
+        # By group: what the library reports of it.
+        self.reported: dict[str, KafkaError] = {}
         self.topic_error: KafkaError | None = None
         # Of everything.
         self.error: KafkaError | None = None
@@ -69,9 +71,11 @@ class FakeConsumer(Consumer):
         if self.world.error is not None:
             raise KafkaException(self.world.error)
 
-    def poll(self, timeout: float = -1) -> Message | None:
+    def poll(self, timeout: float = -1) -> Any:
         assert timeout == 0
-        return None
+        if self.group not in self.world.reported:
+            return None
+        return SimpleNamespace(error=partial(self.world.reported.pop, self.group))
 
     def committed(self, partitions: list[TopicPartition], timeout: float = -1) -> Any:
         self._ask("committed")
@@ -229,6 +233,17 @@ def test_a_group_that_kafka_does_not_tell_of_keeps_nobody_else_back(
     replaced = [consumer for consumer in world.consumers if consumer.closed]
     assert len(replaced) == (2 if error == KafkaError._TIMED_OUT else 0)
     assert len(world.consumers) - len(replaced) == 2
+
+
+def test_what_the_library_reports_is_logged(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    world.reported["b"] = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED)
+    world.committed["b"] = KafkaError(KafkaError._TIMED_OUT)
+    watched = world.lag()
+    watched.check()
+    assert checked() == 0
+    logged = capfd.readouterr().err
+    assert "GROUP_AUTHORIZATION_FAILED" in logged
+    assert "_TIMED_OUT" in logged
 
 
 def test_a_partition_of_a_group_that_may_not_be_read(world: World) -> None:

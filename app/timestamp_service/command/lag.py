@@ -166,8 +166,10 @@ class Lag:
             if group not in self._consumers:
                 self._consumers[group] = self._connect({**self._settings, "group.id": group})
             consumer = self._consumers[group]
-            # What it reports would wait in it for ever.
-            consumer.poll(0)
+            # Why it finds no coordinator is told here alone, for example that it may not ask of this group.
+            while (message := consumer.poll(0)) is not None:
+                if (error := message.error()) is not None:
+                    failures.append(error)
             wanted = [TopicPartition(self._topic, partition) for partition in self._partitions]
             read = _offsets(consumer.committed, wanted, failures)
             if len(read) == len(wanted):
