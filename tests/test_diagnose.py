@@ -597,7 +597,7 @@ def test_targets_are_what_prometheus_says(node_state: ModuleType, monkeypatch: p
     assert node_state.targets(9090) == [
         {"job": "node", "instance": "db.x", "error": ""},
         {"job": "timestamp-query", "instance": "web.x", "error": "502"},
-        {"job": "kafka", "instance": "db.x", "error": "not read yet"},
+        {"job": "kafka", "instance": "db.x", "error": ""},
     ]
     monkeypatch.setattr(node_state, "open_local", lambda *_: io.BytesIO(b"<html>"))
     assert node_state.targets(9090)[0]["error"]

@@ -152,7 +152,7 @@ def test_kafka_has_few_series(node: Host) -> None:
         "timestamp_node_release_info",
         "timestamp_node_security_updates",
         "timestamp_node_facts_seconds",
-        "timestamp_http_requests_total",
+        "timestamp_http_request_duration_seconds_count",
     ],
 )
 def test_what_alerts_and_dashboard_ask_for_is_there(node: Host, metric: str) -> None:

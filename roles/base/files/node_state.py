@@ -267,7 +267,8 @@ def targets(port: int) -> list[dict[str, str]]:
         {
             "job": one["labels"].get("process", one["labels"]["job"]),
             "instance": one["labels"]["instance"],
-            "error": "" if one["health"] == "up" else one["lastError"] or "not read yet",
+            # One that has not been read yet is "unknown".
+            "error": one["lastError"] if one["health"] == "down" else "",
         }
         for one in active
     ]
