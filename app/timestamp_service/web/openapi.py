@@ -376,7 +376,7 @@ def _headers() -> dict[str, Any]:
             **header("The id of the request in the logs of all services.", format="uuid"),
             "required": True,
         },
-        "Traceparent": header("The traceparent of the request, if it had one."),
+        "Traceparent": header("The traceparent of the request, if it had one or is traced."),
         "Location": {**header("The path of the new record."), "required": True},
         "ETag": header("The version of the record; there is only one."),
         "CacheControl": header("For how long the answer may be kept, and by whom."),
