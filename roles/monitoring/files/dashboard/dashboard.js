@@ -49,12 +49,15 @@ const day = time => clock(time, {day: "numeric", month: "short"});
 
 // --- What Prometheus is asked
 
+// The page may be opened by an address with a password in it, to which the browser asks for nothing more.
+const HERE = new URL(".", location.origin + location.pathname);
+
 class Silent extends Error {}
 
 async function ask(path, parameters = {}) {
   let answer;
   try {
-    answer = await fetch(`api/v1/${path}?${new URLSearchParams(parameters)}`, {signal: AbortSignal.timeout(WAIT * 1000)});
+    answer = await fetch(`${HERE}api/v1/${path}?${new URLSearchParams(parameters)}`, {signal: AbortSignal.timeout(WAIT * 1000)});
   } catch {
     throw new Silent("Prometheus cannot be reached");
   }
@@ -380,7 +383,7 @@ async function showCharts(mine, now) {
 async function show() {
   const mine = ++round;
   try {
-    queries ??= await fetch("queries.json").then(answer => answer.json());
+    queries ??= await fetch(`${HERE}queries.json`).then(answer => answer.json());
     // Its clock counts, not that of this computer. If it does not answer this, the rest is not asked.
     const now = Number((await ask("query", {query: "time()"})).result[1]), facts = {};
     const [{alerts}, {groups}] = await Promise.all([
