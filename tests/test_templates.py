@@ -131,6 +131,9 @@ def test_consumers_of_two_nodes_are_two_members_of_the_group_of_their_database(t
         of_both = [texts[host][f"{unit}/process.env.j2"] for host in WEB]
         assert len({setting(text, "KAFKA_GROUP_INSTANCE_ID") for text in of_both}) == len(WEB)
         assert {setting(text, "KAFKA_GROUP_ID") for text in of_both} == {unit}
+        # What marks a drained node.
+        mark = "/run/timestamp-service-drained.conf"
+        assert {setting(text, "KAFKA_GROUP_LEAVE_FILE") for text in of_both} == {mark}
 
 
 def test_each_database_has_a_consumer_of_its_own(texts: Texts) -> None:

@@ -128,6 +128,8 @@ class Consumer:
     dead_letter_topic: str
     group_id: str
     group_instance_id: str | None
+    # While it is there, a consumer that ends leaves its group for good.
+    leave_file: str | None
     database: Database
     batch_max: int
 
@@ -205,6 +207,7 @@ def read_consumer(environment: Environment) -> Consumer:
         dead_letter_topic=_topic(environment, "KAFKA_DEAD_LETTER_TOPIC", f"{topic}.dead-letter"),
         group_id=_text(environment, "KAFKA_GROUP_ID"),
         group_instance_id=environment.get("KAFKA_GROUP_INSTANCE_ID") or None,
+        leave_file=environment.get("KAFKA_GROUP_LEAVE_FILE") or None,
         database=read_database(environment),
         batch_max=_integer(environment, "CONSUMER_BATCH_MAX", 10_000, 1, 100_000),
     )

@@ -233,6 +233,40 @@ def test_several_share_the_work(world: World) -> None:
     until("all rows are written", lambda: world.row_count() == 4000)
 
 
+def owned(consumer: Service) -> set[int]:
+    """Return the partitions that it has by its log."""
+    partitions: set[int] = set()
+    for line in consumer.log():
+        if line["event"] == "assigned":
+            partitions |= set(line["partitions"])
+        elif line["event"] in ("revoked", "lost"):
+            partitions -= set(line["partitions"])
+    return partitions
+
+
+def test_one_that_no_next_process_follows_leaves_its_group_at_once(world: World, tmp_path: Path) -> None:
+    drained = tmp_path / "drained"
+    going, staying = (
+        world.start_consumer(KAFKA_GROUP_INSTANCE_ID=name, KAFKA_GROUP_LEAVE_FILE=str(drained))
+        for name in ("going", "staying")
+    )
+    until("they share the partitions", lambda: len(owned(going)) == len(owned(staying)) == 6, 60)
+    world.produce([command(number) for number in range(500)])
+    until("the rows are there", lambda: world.row_count() == 500)
+    drained.touch()
+    began = time.monotonic()
+    assert going.process.terminate() == 0
+    until("the other one has all partitions", lambda: len(owned(staying)) == 12)
+    # It is missed after 10 s.
+    assert time.monotonic() - began < 8
+    assert going.events("left_the_group")
+    # All that it has written is committed: nothing is read again.
+    assert sum(batch["duplicates"] for batch in staying.events("batch")) == 0
+    # Its name is free.
+    again = world.start_consumer(KAFKA_GROUP_INSTANCE_ID="going")
+    until("they share the partitions", lambda: len(owned(again)) == len(owned(staying)) == 6)
+
+
 def test_rights_are_the_least(world: World) -> None:
     start(world)
     rights = world.postgres.run(

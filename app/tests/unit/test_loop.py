@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -46,6 +47,9 @@ class FakeConsumer(Consumer):
         self.number: int | None = 12
         self.paused = False
         self.failure: KafkaError | None = None
+        # Whether it is asked to leave its group; how often it must be polled until it has left.
+        self.leaving = False
+        self.polls_until_left = 3
 
     def subscribe(self, topics: list[str], **listeners: Any) -> None:  # type: ignore[override]
         self.listeners = listeners
@@ -53,6 +57,7 @@ class FakeConsumer(Consumer):
     def poll(self, timeout: float = -1) -> Message | None:
         if self.failure is not None:
             raise KafkaException(self.failure)
+        self.polls_until_left -= self.leaving
         if self.paused or not self.waiting:
             time.sleep(min(timeout, 0.01))
             return None
@@ -89,8 +94,15 @@ class FakeConsumer(Consumer):
     def committed(self, partitions: list[TopicPartition], timeout: float = -1) -> list[TopicPartition]:
         return [TopicPartition(one.topic, one.partition, self.places[1]) for one in partitions]
 
+    def unsubscribe(self) -> None:
+        self.leaving = True
+
+    def memberid(self) -> str:
+        return "member" if self.polls_until_left > 0 else ""
+
     def close(self) -> None:
         self.closed = True
+        self.left = not self.memberid()
 
 
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -136,12 +148,12 @@ class FakeNotifier(Notifier):
 class Running:
     """A loop that runs in a thread."""
 
-    def __init__(self, letters: FakeDeadLetters, projection: FakeProjection) -> None:
+    def __init__(self, letters: FakeDeadLetters, projection: FakeProjection, leave_file: str = "") -> None:
         self.state = State(joined=True, brokers_up=True)
         log = Log("test", logging.CRITICAL)
         self.consumers: list[FakeConsumer] = []
         writer = Writer(projection, letters, self.state, log)
-        config = settings.read_consumer(CONSUMER)
+        config = settings.read_consumer({**CONSUMER, "KAFKA_GROUP_LEAVE_FILE": leave_file})
         notifier = FakeNotifier(None, 0.03)
         self.loop = Loop(config, writer, projection, self.state, notifier, log, self._connect, FakeAdmin)
         self.failures: list[PartitionsError] = []
@@ -221,6 +233,35 @@ def test_offsets_of_a_batch_that_is_given_up_are_not_stored(
     running.stop()
     assert running.consumer.stored == {}
     assert running.consumer.closed
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_it_leaves_its_group_where_no_next_process_is_awaited(tmp_path: Path, there: bool) -> None:
+    file = tmp_path / "drained"
+    running = Running(FakeDeadLetters(), FakeProjection(), str(file))
+    running.start()
+    until(lambda: hasattr(running.consumer, "listeners"))
+    if there:
+        file.touch()
+    running.stop()
+    assert running.consumer.closed
+    assert running.consumer.left == there
+
+
+@pytest.mark.parametrize("failure", [None, KafkaError(KafkaError.FENCED_INSTANCE_ID, "fenced", True)])
+def test_a_group_that_cannot_be_left_does_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: KafkaError | None
+) -> None:
+    monkeypatch.setattr("timestamp_service.consumer.loop._LEAVE_SECONDS", 0.2)
+    running = Running(FakeDeadLetters(), FakeProjection(), str(tmp_path))
+    running.start()
+    until(lambda: hasattr(running.consumer, "listeners"))
+    running.consumer.polls_until_left = 1_000_000
+    running.loop.stop()
+    running.consumer.failure = failure
+    running.stop()
+    assert running.consumer.closed
+    assert not running.consumer.left
 
 
 def test_another_number_of_partitions_ends_it(start: Start) -> None:

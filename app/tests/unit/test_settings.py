@@ -57,6 +57,7 @@ def test_consumer() -> None:
     assert read.dead_letter_topic == "topic.v1.dead-letter"
     assert read.group_id == "group"
     assert read.group_instance_id is None
+    assert read.leave_file is None
     assert read.database.password == "secret-of-the-database"
     assert "sasl.mechanism" not in read.kafka.client()
 

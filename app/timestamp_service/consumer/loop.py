@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -41,6 +42,8 @@ _STUCK_SECONDS = 15.0
 _REFUSED_SECONDS = 60.0
 # Leaving the group takes no longer than the session timeout.
 _CLOSE_SECONDS = 12.0
+# Giving the partitions up takes a commit.
+_LEAVE_SECONDS = 3.0
 # Two processes with one group.instance.id would exclude each other all the time.
 _REPLACE_SECONDS = 1.0
 # How long to wait for the number of partitions, and when to ask again.
@@ -131,7 +134,8 @@ class Loop:
                 "group.id": self._config.group_id,
                 "auto.offset.reset": "earliest",
                 "session.timeout.ms": 10_000,
-                "heartbeat.interval.ms": 3_000,
+                # By the next one a member learns that it gets the partitions of one that has left.
+                "heartbeat.interval.ms": 1_000,
                 "partition.assignment.strategy": "cooperative-sticky",
                 # We store the offsets of what is written, and the library commits them.
                 "enable.auto.offset.store": False,
@@ -301,7 +305,27 @@ class Loop:
             self._settle()
         self._projection.sever()
         self._writer.close()
+        self._leave()
         return self._close()
+
+    def _leave(self) -> None:
+        """Give the partitions up at once, if this process is not soon followed by the next one.
+
+        A member with a name stays in its group when it ends, and after the session timeout the others get its
+        partitions. The library lets it leave only while it goes on (rd_kafka_cgrp_leave_maybe in its source).
+        """
+        file = self._config.leave_file
+        if file is None or not Path(file).exists():
+            return
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        try:
+            self._consumer.unsubscribe()
+            # It has left once it is no member any more. What comes meanwhile is read by the next owner.
+            while self._consumer.memberid() and time.monotonic() < deadline:
+                self._consumer.poll(_WRITE_POLL_SECONDS)
+        except KafkaException as error:
+            self._errors.report(error.args[0])
+        self._log.info("left_the_group")
 
     def _close(self) -> bool:
         """Leave the group; return whether that succeeded.
