@@ -59,7 +59,7 @@ install_packages() {
         echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
     fi
     # Nor shall these servers, now or at boot.
-    for package in nginx prometheus; do
+    for package in nginx prometheus prometheus-alertmanager; do
         [[ " ${missing[*]} " != *" $package "* ]] || units+=("$package.service")
     done
     [ ${#units[@]} = 0 ] || as_root systemctl --quiet mask "${units[@]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -179,8 +178,6 @@ def test_programs_read_their_settings(texts: rendered.Texts, tmp_path: Path) -> 
         "alertmanager.yml": ["amtool", "check-config"],
     }
     for name, command in checks.items():
-        if shutil.which(command[0]) is None:
-            pytest.skip(f"{command[0]} is not installed")
         path = tmp_path / name
         path.write_text(texts[WATCHING[0]][f"monitoring/{name}.j2"])
         done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)

@@ -183,6 +183,7 @@ VARIABLES: dict[str, Variable] = {
         9444,
         {
             "monitoring/nginx.conf.j2": "listen {} ssl;",
+            "monitoring/service.conf.j2": ":{} --web.route-prefix=/",
             "firewall/firewall.nft.j2": "tcp dport {} accept",
             "base/tasks/conflicts.yml": "- {}\n",
         },
@@ -349,6 +350,7 @@ VARIABLES: dict[str, Variable] = {
         {
             "timestamp-consumer/process.env.j2": "KAFKA_GROUP_ID={}\n",
             "timestamp-consumer-next/process.env.j2": "KAFKA_GROUP_ID={}\n",
+            "timestamp-command*/process.env.j2": "KAFKA_PROJECTION_GROUPS={},",
             "timestamp-consumer-kafka2*/process.env.j2": "KAFKA_GROUP_ID={}-kafka2\n",
             "timestamp-consumer-moving/process.env.j2": "KAFKA_GROUP_ID={}-next-database\n",
             REBUILD: "KAFKA_GROUP_ID={}\n",
@@ -390,6 +392,7 @@ VARIABLES: dict[str, Variable] = {
             "virtual_address/keepalived.conf.j2": "{}/32 dev eth0",
             "virtual_address/tasks/drain.yml": "--regexp={} ",
             "virtual_address/tasks/undrain.yml": "--fixed-strings {} ",
+            "virtual_address/tasks/leave.yml": "--fixed-strings {} ",
             "certificates/tasks/certificate.yml": "- IP:{}\n",
         },
     ),
