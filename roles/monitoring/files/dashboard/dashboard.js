@@ -303,18 +303,19 @@ function showDisks(facts) {
   const sizes = by(facts.disk_size, "instance", "path"), days = by(facts.disk_days, "instance", "path");
   const disks = (facts.disk_free ?? []).map(({instance, path, value}) => {
     const size = sizes.get(`${instance}\n${path}`)?.value ?? NaN, left = days.get(`${instance}\n${path}`)?.value;
-    return {instance, path, free: value, size, share: value / size, left: left > 0 && left < 3650 ? left : Infinity};
+    return {instance, path, free: value, size, share: value / size, young: left === undefined, left: left > 0 && left < 3650 ? left : Infinity};
   }).sort((a, b) => a.left - b.left || a.share - b.share);
   const soon = disk => disk.left < 4 || disk.share < 0.05 ? "bad" : disk.left < 30 || disk.share < 0.1 ? "warn" : "";
   const first = disks[0], worst = disks.map(soon).find(Boolean);
-  element("disks-said").textContent = !first ? "No node has told of its disks." : first.left === Infinity
+  element("disks-said").textContent = !first ? "No node has told of its disks." : first.young
+    ? "They are watched for less than a day." : first.left === Infinity
     ? "✓ As in the last week, none fills up in ten years."
     : `${worst ? "▲" : "✓"} As in the last week, the first is full in ${count(Math.round(first.left), "day")}.`;
   element("disks-said").className = `said ${worst || (first ? "good" : "")}`;
   fill("disks", [["volume"], ["used"], ["days left", "number"]], disks.map(disk => [
     [disk.path, "", disk.instance],
     [make("progress", {max: 1, value: 1 - disk.share, "aria-label": "used"}), "", `${bytes(disk.free)} free`],
-    [`${soon(disk) ? "▲ " : ""}${disk.left === Infinity ? "10 years +" : short(Math.floor(disk.left))}`, `number ${soon(disk)}`],
+    [`${soon(disk) ? "▲ " : ""}${disk.young ? "–" : disk.left === Infinity ? "10 years +" : short(Math.floor(disk.left))}`, `number ${soon(disk)}`],
   ]));
 }
 
