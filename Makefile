@@ -96,10 +96,10 @@ renew-authority: | $(VENV)/.stamp ## Replace the private CA, one step in each ru
 reboot: | $(VENV)/.stamp ## Reboot the nodes that wait for it, one after the other (FORCE=1: all; NODE=web: one)
 	ansible-playbook -i $(INVENTORY) playbooks/reboot.yml $(if $(filter 1,$(FORCE)),-e reboot_always=true) $(if $(NODE),-e reboot_node=$(NODE))
 
-remove: | $(VENV)/.stamp ## Take a broker out of the cluster for good: NODE=db4.example.com
+remove: | $(VENV)/.stamp ## Take a broker or a controller of Kafka out of the cluster for good: NODE=db4.example.com
 	ansible-playbook -i $(INVENTORY) playbooks/remove.yml -e remove_node=$(NODE)
 
-replace: | $(VENV)/.stamp ## Set up a broker anew whose disk or machine is lost: NODE=db3.example.com
+replace: | $(VENV)/.stamp ## Set up a broker or a controller of Kafka anew whose disk or machine is lost: NODE=db3.example.com
 	ansible-playbook -i $(INVENTORY) playbooks/replace.yml -e replace_node=$(NODE)
 
 # One of several; the environment may have a HOST of its own.

@@ -343,13 +343,15 @@ def cluster(node: Host, nodes: Sequence[Host], state: Mapping[str, Any]) -> Iter
     ):
         result = f"not {first_of(lacking)}" if lacking else "yes"
         yield Check(node.short_name, what, result, fix if lacking else "")
-    brokers = sum("kafka" in one.groups for one in nodes)
+    wanted = sum("kafka_controllers" in one.groups for one in nodes) or sum(
+        "kafka" in one.groups for one in nodes
+    )
     late = f"; {', '.join(map(str, state['late']))} behind" if state["late"] else ""
     yield Check(
         node.short_name,
         "controllers that vote",
-        f"{len(state['voters'])} of {brokers}{late}",
-        fix if late or len(state["voters"]) < brokers else "",
+        f"{len(state['voters'])} of {wanted}{late}",
+        fix if late or len(state["voters"]) < wanted else "",
     )
 
 

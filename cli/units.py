@@ -49,6 +49,7 @@ def units_of(
     """
     by_group = {
         "kafka": ("kafka.service",),
+        "kafka_controllers": ("kafka.service",),
         "postgresql": (database_unit,),
         "web": (
             NGINX,

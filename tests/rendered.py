@@ -27,6 +27,8 @@ ADDRESSES = {
 KAFKA = [name for name in ADDRESSES if name.startswith("kafka")]
 WEB = [name for name in ADDRESSES if name.startswith("web")]
 DATABASES = KAFKA[:2]
+# Where there are separate controllers, these are they.
+CONTROLLERS = {f"controller{number}.example.internal": f"192.0.2.3{number}" for number in (1, 2, 3)}
 FACTS = {
     "usable_memory_mb": 8192,
     "architecture": "x86_64",
@@ -72,7 +74,7 @@ RESULTS = {
         "stdout": '[{}, {"ifname": "eth0", "addr_info": [{"local": "192.0.2.21", "prefixlen": 24}]}]'
     },
     "kafka_broker": {
-        "node_id": "{{ groups['kafka'].index(inventory_hostname) + 1 }}",
+        "node_id": "{{ contract_kafka_nodes.index(inventory_hostname) + 1 }}",
         "log_id": "AAAAAAAAAAAAAAAAAAAAAA",
         "founder": True,
         "formatted": True,
@@ -85,12 +87,16 @@ NOT_RENDERED = ("when", "that", "until", "failed_when", "changed_when", "registe
 Texts = dict[str, dict[str, str]]
 
 
-def inventory(folder: Path) -> dict[str, Any]:
-    """Return an inventory of hosts that are never reached; its secrets lie in the folder."""
+def inventory(folder: Path, separate: bool = False) -> dict[str, Any]:
+    """Return an inventory of hosts that are never reached; its secrets lie in the folder.
+
+    `separate`: Kafka's controllers are hosts of their own.
+    """
 
     def hosts(names: list[str]) -> dict[str, Any]:
         return {"hosts": dict.fromkeys(names)}
 
+    controllers = CONTROLLERS if separate else {}
     return {
         "all": {
             "vars": {
@@ -105,11 +111,12 @@ def inventory(folder: Path) -> dict[str, Any]:
         },
         "ungrouped": {"hosts": {"localhost": {"ansible_connection": "local"}}},
         "nodes": {
-            "hosts": {name: {"node_address": address} for name, address in ADDRESSES.items()},
+            "hosts": {name: {"node_address": address} for name, address in (ADDRESSES | controllers).items()},
             "children": {
                 "kafka": hosts(KAFKA),
                 "postgresql": hosts(DATABASES),
                 "web": hosts(WEB),
+                **({"kafka_controllers": hosts([*controllers])} if separate else {}),
             },
         },
     }
@@ -126,7 +133,7 @@ def write_secrets(folder: Path) -> None:
     certificates.mkdir(parents=True)
     for name in (f"{one}_password" for one in CONTRACT["contract_password_files"]):
         (folder / "secrets" / name).write_text(password(name))
-    for host in ADDRESSES:
+    for host in ADDRESSES | CONTROLLERS:
         for service in CERTIFICATE_SERVICES:
             for ending in ("crt", "key"):
                 (certificates / f"{host}-{service}.{ending}").write_text(f"{host} {service} {ending}\n")
@@ -333,10 +340,11 @@ def run(
     settings: Mapping[str, Any],
     limit: str = "all,localhost",
     release: str = RELEASES[-1],
+    separate: bool = False,
 ) -> Texts:
     """Run plays that render texts, with settings as an inventory has them; returns the texts."""
     write_secrets(folder)
-    described = inventory(folder)
+    described = inventory(folder, separate)
     described["all"]["vars"] |= settings
     (folder / "hosts.yml").write_text(yaml.safe_dump(described))
     known = {
@@ -373,6 +381,11 @@ def render(folder: Path, release: str = RELEASES[-1]) -> Texts:
     Returns the text by host and `<role or unit>/<template>`.
     """
     return run(folder, plays(template_tasks), {}, release=release)
+
+
+def render_separate(folder: Path, only: Collection[str]) -> Texts:
+    """Render the templates of some roles for nodes of which Kafka's controllers are hosts of their own."""
+    return run(folder, plays(template_tasks, only=only), {}, separate=True)
 
 
 def render_all(folder: Path, settings: Mapping[str, Any], only: Collection[str] = ()) -> Texts:

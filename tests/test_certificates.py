@@ -20,15 +20,18 @@ BROKER = f"CN={HOST},OU=broker"
 PEER = f"CN={HOST},OU=web-node"
 
 
-def run(folder: Path, services: list[str] = SERVICES, others: bool = True) -> dict[str, str]:
+def run(
+    folder: Path, services: list[str] = SERVICES, others: bool = True, kafka: str = "kafka"
+) -> dict[str, str]:
     """Run the role for a host of all groups; returns the subject of each service's certificate.
 
-    `others`: whether there is another web node.
+    `others`: whether there is another web node; `kafka`: the group by which the host runs Kafka.
     """
     play = {"hosts": HOST, "gather_facts": False, "roles": ["certificates"]}
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
     hosts = {HOST: {"node_address": "192.0.2.1", "ansible_connection": "local"}}
     groups = {group: {"hosts": hosts} for group in GROUPS}
+    groups[kafka] = groups.pop("kafka")
     groups["web"] = {"hosts": {**hosts, **({OTHER: {}} if others else {})}}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
     settings = {"certificates_folder": str(folder), "contract_ca_file": str(folder / "node/ca.crt")}
@@ -56,6 +59,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
 
 def test_brokers_and_web_nodes_alone_have_their_units(made: tuple[Path, dict[str, str]]) -> None:
     assert made[1] == {"kafka": BROKER, "postgresql": f"CN={HOST}", "nginx": f"CN={HOST}", "peer": PEER}
+
+
+def test_separate_controller_is_certified_as_a_broker_is(tmp_path: Path) -> None:
+    assert run(tmp_path, ["kafka"], kafka="kafka_controllers") == {"kafka": BROKER}
 
 
 def test_only_brokers_and_peers_are_clients_and_peers_share_a_name(made: tuple[Path, dict[str, str]]) -> None:

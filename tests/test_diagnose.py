@@ -251,6 +251,19 @@ def test_what_a_cluster_of_kafka_lacks_is_named(said: dict[str, Any], what: str,
     assert (failure.what, failure.result) == (what, result)
 
 
+def test_separate_controllers_are_those_that_vote() -> None:
+    nodes = (*NODES, *(host(f"c{number}", f"192.0.2.3{number}", "kafka_controllers") for number in (1, 2, 3)))
+    well = {"error": "", "leaderless": [], "behind": [], "voters": [2, 3, 4], "late": []}
+    said = [
+        check.result
+        for voters in ([2, 3, 4], [2, 3])
+        for check in checks.cluster(DATABASE, nodes, {**well, "voters": voters})
+        if check.what == "controllers that vote"
+    ]
+    assert said == ["3 of 3", "2 of 3"]
+    assert "kafka.service" in nodes[-1].units
+
+
 def test_voters_are_read_from_the_tool(node_state: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     now = int(time.time() * 1000)
     said = (

@@ -220,3 +220,106 @@ def test_a_part_of_the_group_may_run_alone_unless_something_is_to_be_formatted()
     said = refusal({"new": node()}, remembered(*THREE), [*THREE, "new"], CHOSEN)
     assert "run without --limit" in said
     assert "one, two, three is missing" in said
+
+
+SIX = [*THREE, "c4", "c5", "c6"]
+CONTROLLERS = SIX[3:]
+
+
+def separate() -> dict[str, Any]:
+    """Return what is noted of three brokers and three controllers that run."""
+    noted = remembered(*SIX)
+    for host, one in noted["brokers"].items():
+        one["role"] = "controller" if host in CONTROLLERS else "broker"
+        one["founder"] = host in CONTROLLERS
+    return noted
+
+
+def running() -> dict[str, Any]:
+    return {host: formatted(number) for number, host in enumerate(SIX, 1)}
+
+
+def test_separate_controllers_found_the_quorum_and_share_no_number_with_a_broker() -> None:
+    planned = kafka_cluster({host: node() for host in SIX}, {}, SIX, CHOSEN, (), CONTROLLERS)["brokers"]
+    assert [one["node_id"] for one in planned.values()] == [1, 2, 3, 4, 5, 6]
+    assert [host for host, one in planned.items() if one["founder"]] == CONTROLLERS
+    assert [host for host, one in planned.items() if one["log_id"]] == CONTROLLERS
+    assert [host for host, one in planned.items() if one["role"] == "controller"] == CONTROLLERS
+
+
+def test_separate_controllers_that_run_are_taken_as_they_are() -> None:
+    assert kafka_cluster(running(), separate(), SIX, CHOSEN, (), CONTROLLERS) == separate()
+    # The nodes know it too, where the inventory has lost it.
+    nodes = {
+        host: {**one, "memory": f"{one['memory']}process.roles={separate()['brokers'][host]['role']}\n"}
+        for host, one in running().items()
+    }
+    known = kafka_cluster(nodes, {}, SIX, CHOSEN, (), CONTROLLERS)["brokers"]
+    assert {host: one["role"] for host, one in known.items()} == {
+        host: one["role"] for host, one in separate()["brokers"].items()
+    }
+
+
+def test_new_broker_and_new_controller_join_the_quorum_that_is_there() -> None:
+    nodes = {**running(), "c7": node(), "four": node()}
+    known = kafka_cluster(nodes, separate(), [*SIX, "four", "c7"], CHOSEN, (), [*CONTROLLERS, "c7"])[
+        "brokers"
+    ]
+    joining = {"log_id": "", "founder": False, "formatted": False}
+    assert known["four"] == {"node_id": 7, **joining, "role": "broker"}
+    assert known["c7"] == {"node_id": 8, **joining, "role": "controller"}
+
+
+def test_cluster_that_is_there_does_not_change_over() -> None:
+    nodes = {host: formatted(number) for number, host in enumerate(THREE, 1)}
+    for noted in (remembered(*THREE), {}):
+        said = refusal(
+            {**nodes, **{host: node() for host in CONTROLLERS}}, noted, SIX, CHOSEN, (), CONTROLLERS
+        )
+        assert (
+            "one is broker and controller in one in this cluster, and the groups kafka and kafka_cont" in said
+        )
+        assert "make it broker now. Nothing was changed." in said
+        assert "set the groups back" in said
+    alone = {host: one for host, one in running().items() if host in THREE}
+    said = refusal(alone, separate(), THREE, CHOSEN)
+    assert (
+        "one is broker in this cluster, and the groups kafka and kafka_controllers make it broker and" in said
+    )
+    assert "c4, c5, c6 is a controller of this cluster and not in the group kafka_controllers any" in said
+    said = refusal(running(), separate(), SIX, CHOSEN, (), [*CONTROLLERS, "three"])
+    assert "three is broker in this cluster, and the groups kafka and kafka_controllers make it contr" in said
+    assert "one is" not in said
+
+
+@pytest.mark.parametrize("lost", ["one", "c5"])
+def test_one_lost_node_of_a_separate_cluster_is_replaced_alone(lost: str) -> None:
+    nodes = {**running(), lost: node()}
+    known = kafka_cluster(nodes, separate(), SIX, CHOSEN, [lost], CONTROLLERS)
+    one = separate()["brokers"][lost]
+    assert known["brokers"][lost] == {**one, "log_id": "", "founder": False, "formatted": False}
+    assert known["cluster_id"] == CLUSTER
+
+
+@pytest.mark.parametrize("lost", [THREE, CONTROLLERS[:2]], ids=["all brokers", "the majority"])
+def test_part_that_is_lost_does_not_begin_anew_beside_the_other(lost: list[str]) -> None:
+    nodes = {**running(), **{host: node(started=True) for host in lost}}
+    said = refusal(nodes, separate(), SIX, CHOSEN, SIX, CONTROLLERS)
+    others = ", ".join(host for host in SIX if host not in lost)
+    assert (
+        f"The logs of {', '.join(lost)} are lost, and without them those of {others} are of no use." in said
+    )
+    assert "`systemctl stop kafka` and move" in said
+    # While a volume may only have to be mounted, nobody is told to move anything away.
+    said = refusal(nodes, separate(), SIX, CHOSEN, (), CONTROLLERS)
+    assert "findmnt" in said
+    assert "move" not in said
+
+
+def test_where_all_is_lost_a_restore_may_begin_with_separate_controllers() -> None:
+    nodes = {host: node(memory=log(number), started=True) for number, host in enumerate(THREE, 1)}
+    nodes |= {host: node() for host in CONTROLLERS}
+    known = kafka_cluster(nodes, remembered(*THREE), SIX, CHOSEN, SIX, CONTROLLERS)
+    assert known["cluster_id"] != CLUSTER
+    assert [host for host, one in known["brokers"].items() if one["founder"]] == CONTROLLERS
+    assert [one["node_id"] for one in known["brokers"].values()] == [1, 2, 3, 4, 5, 6]

@@ -38,8 +38,11 @@ def closed(
     partitions: tuple[Partition, ...] = (partition(),),
     voters: list[Any] = VOTERS,
     brokers: tuple[int, ...] = BROKERS,
+    controllers: tuple[int, ...] | None = None,
 ) -> list[str]:
-    reasons: list[str] = kafka_gate.closed_because(brokers, there, partitions, voters, without)
+    reasons: list[str] = kafka_gate.closed_because(
+        brokers, brokers if controllers is None else controllers, there, partitions, voters, without
+    )
     return reasons
 
 
@@ -94,8 +97,16 @@ def test_nothing_is_taken_out_while_a_controller_that_stays_is_behind() -> None:
     assert closed(without=(1,), voters=late) == []
 
 
-def test_nothing_is_taken_out_while_another_broker_does_not_vote() -> None:
-    assert closed(without=(2,), voters=VOTERS[:2])[0] == "broker 3 does not vote yet"
+def test_nothing_is_taken_out_while_another_controller_does_not_vote() -> None:
+    assert closed(without=(2,), voters=VOTERS[:2])[0] == "controller 3 does not vote yet"
+
+
+def test_separate_controllers_need_not_be_brokers_nor_brokers_vote() -> None:
+    voters = [Voter(number, number == 4, 0.0) for number in (4, 5, 6)]
+    separate: dict[str, Any] = {"voters": voters, "controllers": (4, 5, 6)}
+    assert [closed(without=(number,), **separate) for number in (1, 4)] == [[], []]
+    assert closed(there=(1, 2), without=(4,), **separate) == ["broker 3 is away"]
+    assert closed(**{**separate, "voters": voters[:2]}) == ["controller 6 does not vote yet"]
 
 
 def test_one_of_two_cannot_be_taken_out() -> None:
@@ -119,7 +130,12 @@ def look(monkeypatch: pytest.MonkeyPatch, run_module: RunModule) -> Callable[...
 
     def run(without: list[int], script: str) -> dict[str, Any]:
         command = ["sh", "-c", script, "sh"]
-        parameters = {"brokers": list(BROKERS), "without": without, "quorum_command": command}
+        parameters = {
+            "brokers": list(BROKERS),
+            "controllers": list(BROKERS),
+            "without": without,
+            "quorum_command": command,
+        }
         return run_module(kafka_gate, {**access, **parameters, "ready_seconds": 0})
 
     return run
@@ -133,7 +149,7 @@ def test_gate_that_stays_closed_fails_with_the_reasons(look: Callable[..., dict[
     said = look([1], f"printf '%s' '{DESCRIBED}'")
     assert said["failed"]
     assert said["msg"] == (
-        "Broker 1 cannot be taken out: controller 3 is 8 s behind;"
+        "Node 1 cannot be taken out: controller 3 is 8 s behind;"
         " t-0 would have 1 replicas in sync, of which 2 are needed"
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rendered import tasks
@@ -18,7 +19,7 @@ ROLE = PROJECT / "roles/kafka"
 # A host where nothing is different, and three that have to restart.
 HOSTS = ["same", "one", "two", "three"]
 MODULE = re.compile(r"ansible\.builtin\.systemd_service:\n(?: {4}.+\n)+")
-PLAY = {
+PLAY: dict[str, Any] = {
     "hosts": "all",
     "gather_facts": False,
     "any_errors_fatal": True,
@@ -44,8 +45,9 @@ ASK = "Ask which broker is the active controller"
 RESTART = "Restart one broker after the other, if it runs with something else"
 
 
-def restarted(folder: Path, broken: str) -> tuple[list[str], str]:
+def restarted(folder: Path, broken: str, controllers: list[str] = HOSTS) -> tuple[list[str], str]:
     """Run the play; returns the brokers that were restarted with the gates before, and what it printed."""
+    variables = {**PLAY["vars"], "contract_kafka_controllers": controllers}
     role = folder / "roles/kafka"
     (role / "tasks").mkdir(parents=True)
     gate = {
@@ -65,7 +67,7 @@ def restarted(folder: Path, broken: str) -> tuple[list[str], str]:
     service = yaml.safe_load((ROLE / "tasks/service.yml").read_text())
     note, ask, task = (task for task in tasks(service) if task["name"] in (NOTE, ASK, RESTART))
     (role / "tasks/main.yml").write_text(yaml.safe_dump([COMPARE, note, ask, task]))
-    (folder / "play.yml").write_text(yaml.safe_dump([PLAY]))
+    (folder / "play.yml").write_text(yaml.safe_dump([{**PLAY, "vars": variables}]))
     (folder / "ansible.cfg").touch()
     (folder / "hosts").write_text("\n".join(["[kafka]", *HOSTS]))
     arguments = ("--inventory=hosts", *playbooks.LOCAL, "play.yml")
@@ -84,6 +86,11 @@ def test_brokers_restart_one_after_the_other_and_the_active_controller_last(tmp_
         "gate two",
         "two",
     ]
+
+
+def test_separate_controllers_restart_before_the_brokers(tmp_path: Path) -> None:
+    hosts = [line for line in restarted(tmp_path, "", ["three", "two"])[0] if "gate" not in line]
+    assert hosts == ["three", "two", "one"]
 
 
 def test_one_that_does_not_come_back_keeps_the_others_from_restarting(tmp_path: Path) -> None:

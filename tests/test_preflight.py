@@ -107,6 +107,32 @@ def test_databases_whose_consumers_could_not_be_told_apart_are_refused(
     assert "UNREACHABLE" not in said
 
 
+@pytest.mark.parametrize(
+    ("brokers", "controllers", "reason"),
+    [
+        ("k1 k2", "c1 c2", "The group kafka_controllers has 2 hosts. They go on without one of them only"),
+        ("k1", "c1 c2 c3", "The group kafka needs two hosts or more where there are separate controllers"),
+        ("k1 k2", "k1 c2 c3", "k1 is in the groups kafka and kafka_controllers. Take it out of one of them"),
+        ("k1 k2", "c1 c2 c3", ""),
+    ],
+    ids=["two", "one-broker", "both", "right"],
+)
+def test_separate_controllers_are_three_or_more_and_no_brokers(
+    tmp_path: Path, brokers: str, controllers: str, reason: str
+) -> None:
+    names = dict.fromkeys(f"{brokers} {controllers}".split())
+    addresses = {name: {"node_address": f"192.0.2.{number}"} for number, name in enumerate(names, start=2)}
+    groups = {"kafka": brokers.split(), "kafka_controllers": controllers.split()}
+    described = {
+        group: {"hosts": {one: addresses[one] for one in members}} for group, members in groups.items()
+    }
+    one = hosts(node_address="192.0.2.1")
+    said = play("playbooks/preflight.yml", inventory(tmp_path, {**described, "web": one, "postgresql": one}))
+    assert reason in said
+    # What is right comes as far as the hosts.
+    assert ("UNREACHABLE" in said) is (reason == "")
+
+
 @pytest.mark.parametrize("address", [None, "", "db.example.internal", "2001:db8::1"])
 def test_host_without_an_address_is_refused(tmp_path: Path, address: str | None) -> None:
     one = hosts() if address is None else hosts(node_address=address)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import rendered
-from rendered import ADDRESSES, DATABASES, KAFKA, PROJECT, SECRET, WEB
+from rendered import ADDRESSES, CONTROLLERS, DATABASES, KAFKA, PROJECT, SECRET, WEB
 
 Texts = dict[str, dict[str, str]]
 UNITS = ("timestamp-command", "timestamp-consumer", "timestamp-consumer-kafka2", "timestamp-query")
@@ -68,6 +68,44 @@ def test_new_broker_asks_all_controllers_and_an_old_one_those_that_it_always_ask
 def test_each_broker_gets_its_own_key(texts: Texts) -> None:
     for host in KAFKA:
         assert texts[host]["kafka/server.pem.j2"] == f"{host} kafka key\n{host} kafka crt\n"
+
+
+@pytest.fixture(scope="session")
+def separate(tmp_path_factory: pytest.TempPathFactory) -> Texts:
+    return rendered.render_separate(tmp_path_factory.mktemp("separate"), ("firewall", "kafka"))
+
+
+def test_separate_controllers_are_no_brokers_and_brokers_no_controllers(separate: Texts) -> None:
+    quorum = ",".join(f"{address}:9093" for address in CONTROLLERS.values())
+    for number, (host, address) in enumerate((ADDRESSES | CONTROLLERS).items(), start=1):
+        if host in WEB:
+            continue
+        text = separate[host]["kafka/server.properties.j2"]
+        unit = separate[host]["kafka/kafka.service.j2"]
+        is_broker = host in KAFKA
+        listener = f"BROKER://{address}:9092" if is_broker else f"CONTROLLER://{address}:9093"
+        assert setting(text, "process.roles") == ("broker" if is_broker else "controller")
+        assert setting(text, "node.id") == str(number if is_broker else number - len(WEB))
+        assert setting(text, "listeners") == setting(text, "advertised.listeners") == listener
+        # The first broker asks those that it was formatted with no more: none of them is there.
+        assert setting(text, "controller.quorum.bootstrap.servers") == quorum
+        assert ("controller.quorum.auto.join.enable=true\n" in text) is not is_broker
+        assert ("sasl" in text) is ("/etc/kafka/secrets.properties" in unit) is is_broker
+        assert f" src {listener.partition('//')[2]} " in unit
+
+
+def test_separate_controllers_are_reached_by_kafkas_nodes_alone(separate: Texts) -> None:
+    nodes = ", ".join([*addresses(KAFKA), *CONTROLLERS.values()])
+    web = f"ip saddr {{ {', '.join(addresses(WEB))} }} tcp dport"
+    broker, controller = (
+        separate[host]["firewall/firewall.nft.j2"] for host in (KAFKA[2], next(iter(CONTROLLERS)))
+    )
+    assert f"{web} 9092 accept" in broker
+    assert f"ip saddr {{ {nodes} }} tcp dport {{ 9092 }} accept" in broker
+    assert f"ip saddr {{ {nodes} }} tcp dport {{ 9093 }} accept" in controller
+    assert "9093" not in broker
+    assert "9092" not in controller
+    assert web not in controller
 
 
 def test_only_the_web_nodes_may_ask_the_database(texts: Texts) -> None:

@@ -14,7 +14,8 @@ from ansible.errors import AnsibleFilterError
 
 REMEDY = (
     "Nothing was changed. Mount its volume (findmnt, /etc/fstab) and run the play again. If the log is lost,"
-    " playbooks/restore.yml restores a backup into a new one."
+    " playbooks/replace.yml gets it from the others; where there are none, playbooks/restore.yml restores a"
+    " backup into a new one."
 )
 
 
@@ -38,15 +39,17 @@ def kafka_cluster(
     group: Sequence[str],
     chosen: Mapping[str, Any],
     new_logs: Sequence[str] = (),
+    controllers: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the cluster: its id, what was `chosen` for good, and its brokers, by host.
+    """Return the cluster: its id, what was `chosen` for good, and its nodes (`brokers`), by host.
 
     `nodes`: what each host of this run has, as texts ("" where there is no such file): `log` is the
     meta.properties of its log, `memory` what it noted when that was formatted; `started`: whether Kafka was
-    ever enabled there. `remembered`: what the inventory has noted, as this returns it. `group`: all brokers.
-    `new_logs`: hosts whose log, if it is absent, is given up for a new one. A broker that is not `formatted`
-    is to be formatted; the `founder`s of the quorum form it together, all others join it. One that was
-    `removed` is noted for its number, which no other gets. Raises AnsibleFilterError that names each
+    ever enabled there. `remembered`: what the inventory has noted, as this returns it. `group`: all nodes.
+    `new_logs`: hosts whose log, if it is absent, is given up for a new one. `controllers`: nodes that are no
+    brokers; each node has a `role` then, broker or controller, and without them each is both. A node that is
+    not `formatted` is to be formatted; the `founder`s of the quorum form it together, all others join it. One
+    that was `removed` is noted for its number, which no other gets. Raises AnsibleFilterError that names each
     contradiction and its remedy.
     """
     known: dict[str, Any] = {"cluster_id": "", **chosen, **(remembered or {})}
@@ -58,6 +61,8 @@ def kafka_cluster(
         if host not in removed and (broker["formatted"] or host in group)
     }
     logs = {host: properties(node["log"]) for host, node in nodes.items()}
+    roles = {host: _role(host, controllers) for host in group}
+    known_roles = {host: broker.get("role", "") for host, broker in brokers.items()}
     problems = [
         f"{name} was {known[name]} at the first installation and is {value} in the inventory now. It cannot"
         " be changed: set it back."
@@ -68,6 +73,9 @@ def kafka_cluster(
     for host, node in nodes.items():
         log, memory = logs[host], properties(node["memory"])
         broker = brokers.get(host, {})
+        if log or memory:
+            role = noted.get(host, {}).get("role") or memory.get("process.roles", "")
+            known_roles.setdefault(host, role)
         if log:
             source = "the inventory" if remembered else "another broker"
             problems += _contradictions(
@@ -79,6 +87,7 @@ def kafka_cluster(
                 "log_id": log.get("directory.id", ""),
                 "founder": broker.get("founder", False),
                 "formatted": True,
+                **roles.get(host, {}),
             }
         elif broker.get("formatted") or memory or node["started"]:
             lost.append(host)
@@ -99,6 +108,10 @@ def kafka_cluster(
         if host in group or broker.get("log_id") not in present
     }
     new = [host for host in group if host not in brokers]
+    all_lost = bool(lost) and not any(logs.values())
+    if not all_lost:
+        problems += _changed_roles(known_roles, roles)
+        problems += _lost_parts(lost, roles) if set(lost) <= set(new_logs) else []
     missing = [host for host in group if host not in nodes]
     if missing and (new or lost):
         problems.append(
@@ -106,15 +119,16 @@ def kafka_cluster(
             f" run without --limit, with every one of them reachable ({', '.join(missing)} is missing)."
         )
     gone = [host for host, broker in brokers.items() if host not in group and broker["formatted"]]
-    if gone:
-        problems.append(
-            f"{', '.join(gone)} is a broker of this cluster and not in the group kafka any more. Put it back;"
-            " if it is to go for good, playbooks/remove.yml takes it out of the cluster first."
-        )
+    for what, where in (("broker", "kafka"), ("controller", "kafka_controllers")):
+        if hosts := [host for host in gone if brokers[host].get("role", "broker") == what]:
+            problems.append(
+                f"{', '.join(hosts)} is a {what} of this cluster and not in the group {where} any more. Put"
+                " it back; if it is to go for good, playbooks/remove.yml takes it out of the cluster first."
+            )
     problems += _same_numbers(brokers)
     if problems:
         raise AnsibleFilterError(" ".join(problems))
-    if lost and not any(logs.values()):
+    if all_lost:
         # All is lost: another cluster begins, which no broker of the old one can enter.
         known["cluster_id"] = ""
     founding = not known["cluster_id"]
@@ -124,11 +138,13 @@ def kafka_cluster(
             or max((broker.get("node_id", 0) for broker in [*removed.values(), *brokers.values()]), default=0)
             + 1
         )
+        founder = founding and roles[host].get("role") != "broker"
         brokers[host] = {
             "node_id": number,
-            "log_id": new_id() if founding else "",
-            "founder": founding,
+            "log_id": new_id() if founder else "",
+            "founder": founder,
             "formatted": False,
+            **roles[host],
         }
     known["cluster_id"] = known["cluster_id"] or new_id()
     return {
@@ -153,6 +169,38 @@ def _contradictions(host: str, log: Mapping[str, str], sources: Mapping[str, Map
         for who, values in sources.items()
         for name in ("cluster.id", "node.id", "directory.id")
         if values.get(name) and name in log and values[name] != log[name]
+    ]
+
+
+def _role(host: str, controllers: Sequence[str]) -> dict[str, str]:
+    return {"role": "controller" if host in controllers else "broker"} if controllers else {}
+
+
+def _changed_roles(known: Mapping[str, str], wanted: Mapping[str, Mapping[str, str]]) -> list[str]:
+    both = "broker and controller in one"
+    return [
+        f"{host} is {was or both} in this cluster, and the groups kafka and kafka_controllers make it"
+        f" {wanted[host].get('role', both)} now. Nothing was changed. A cluster that is there keeps its"
+        " parts: set the groups back (docs/cluster.md, Separate controllers, says how to go on)."
+        for host, was in known.items()
+        if host in wanted and was != wanted[host].get("role", "")
+    ]
+
+
+def _lost_parts(lost: Sequence[str], roles: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Refuse that one part begins anew while the other one goes on with what it knows of the first."""
+    controllers, brokers = (
+        [host for host, one in roles.items() if one.get("role") == role] for role in ("controller", "broker")
+    )
+    no_majority = controllers and 2 * sum(host in lost for host in controllers) >= len(controllers)
+    if not no_majority and (not brokers or set(brokers).difference(lost)):
+        return []
+    others = [host for host in roles if host not in lost]
+    return [
+        f"The logs of {', '.join(lost)} are lost, and without them those of {', '.join(others)} are of no"
+        " use. Nothing was changed. Only a backup can be restored, into a new cluster: on each of these"
+        " others, `systemctl stop kafka` and move the folder log.dirs of its /etc/kafka/server.properties"
+        " away; then run playbooks/restore.yml."
     ]
 
 

@@ -44,12 +44,17 @@ options:
     type: str
     required: true
   brokers:
-    description: The numbers of all brokers that must be there and be voters, but for I(without).
+    description: The numbers of all brokers that must be there, but for I(without).
+    type: list
+    elements: int
+    required: true
+  controllers:
+    description: The numbers of all controllers that must be voters, but for I(without).
     type: list
     elements: int
     required: true
   without:
-    description: The numbers of the brokers that are to be taken out; they may be away already.
+    description: The numbers of those that are to be taken out; they may be away already.
     type: list
     elements: int
     default: []
@@ -73,6 +78,7 @@ EXAMPLES = r"""
     username: admin
     password: "{{ lookup('ansible.builtin.unvault', 'kafka_admin_password') | trim }}"
     brokers: [1, 2, 3]
+    controllers: [1, 2, 3]
     without: [2]
     quorum_command: [kafka-metadata-quorum.sh, --bootstrap-server, 192.0.2.10:9092]
 """
@@ -133,6 +139,7 @@ def few(reasons: Sequence[str]) -> list[str]:
 
 def closed_because(
     brokers: Iterable[int],
+    controllers: Iterable[int],
     there: Collection[int],
     partitions: Sequence[Partition],
     voters: Sequence[Voter],
@@ -140,12 +147,15 @@ def closed_because(
 ) -> list[str]:
     """Return why `without` cannot be taken out now; nothing: they can.
 
-    `brokers`: those that must be, of which those of `there` answer.
+    `brokers` and `controllers`: those that must be; of the brokers, those of `there` answer.
     """
-    staying = [broker for broker in brokers if broker not in without]
-    reasons = [f"broker {broker} is away" for broker in staying if broker not in there]
+    reasons = [f"broker {one} is away" for one in brokers if one not in without and one not in there]
     votes = {voter.number: voter for voter in voters}
-    reasons += [f"broker {broker} does not vote yet" for broker in staying if broker not in votes]
+    reasons += [
+        f"controller {one} does not vote yet"
+        for one in controllers
+        if one not in without and one not in votes
+    ]
     reasons += [
         f"controller {voter.number} is {voter.behind:g} s behind"
         for voter in voters
@@ -178,7 +188,10 @@ def look(module: AnsibleModule, client: Any, given: Mapping[str, Any]) -> tuple[
     except library.KafkaException as error:
         return [f"the cluster does not answer: {error.args[0].str()}"], -1
     active = next(voter.number for voter in voters if voter.active)
-    return closed_because(given["brokers"], there, partitions, voters, given["without"]), active
+    reasons = closed_because(
+        given["brokers"], given["controllers"], there, partitions, voters, given["without"]
+    )
+    return reasons, active
 
 
 def main() -> None:
@@ -188,6 +201,7 @@ def main() -> None:
         argument_spec={
             **ACCESS,
             "brokers": {**numbers, "required": True},
+            "controllers": {**numbers, "required": True},
             "without": {**numbers, "default": []},
             "quorum_command": {"type": "list", "elements": "str", "required": True},
         },
@@ -203,7 +217,7 @@ def main() -> None:
         if time.monotonic() > end:
             out = ", ".join(map(str, given["without"]))
             module.fail_json(
-                msg=f"{f'Broker {out} cannot be taken out' if out else 'The cluster is not whole'}: "
+                msg=f"{f'Node {out} cannot be taken out' if out else 'The cluster is not whole'}: "
                 + "; ".join(reasons)
             )
         time.sleep(PAUSE_SECONDS)
