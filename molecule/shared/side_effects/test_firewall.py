@@ -78,7 +78,7 @@ def test_restart_and_play_leave_the_rules_of_others_alone(web: Host) -> None:
 @pytest.mark.slow
 def test_file_of_an_earlier_version_is_given_back(web: Host) -> None:
     """It held our rules, and included those in /etc/nftables.d."""
-    accept = "add rule inet timestamp_service input tcp dport 9443 accept"
+    accept = "add rule inet timestamp_service input tcp dport 9444 accept"
     run(
         web,
         "sed s,/etc/timestamp-service/firewall.d,/etc/nftables.d, /etc/timestamp-service/firewall.nft"
@@ -98,7 +98,7 @@ def test_file_of_an_earlier_version_is_given_back(web: Host) -> None:
         "disabled",
         "enabled",
     ]
-    assert "dport 9443 accept" in ask(web, "nft list chain inet timestamp_service input").stdout
+    assert "dport 9444 accept" in ask(web, "nft list chain inet timestamp_service input").stdout
     done = try_play(INVENTORY, *arguments)
     assert "changed=0 " in done.stdout.split(f"{web.name} ")[-1], done.stdout
 

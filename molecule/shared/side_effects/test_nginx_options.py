@@ -22,7 +22,7 @@ from cli.inventory import PROJECT, Host, Service
 
 INVENTORY = os.environ.get("TIMESTAMP_INVENTORY", str(PROJECT / "molecule/shared/inventory"))
 ORIGIN = "https://app.example.com"
-METRICS_PORT = 9443
+METRICS_PORT = 9444
 RATE, BURST = 1, 20
 RECORD = "/api/v1/timestamp/00000000-0000-4000-8000-000000000000"
 RULE = "/etc/timestamp-service/firewall.d/metrics-trial.nft"
