@@ -591,13 +591,21 @@ def test_targets_are_what_prometheus_says(node_state: ModuleType, monkeypatch: p
             "lastError": "502",
         },
         {"labels": {"job": "kafka", "instance": "db.x"}, "health": "unknown", "lastError": ""},
+        # It was read within two minutes: the next look is due.
+        {"labels": {"job": "postgresql", "instance": "db.x"}, "health": "down", "lastError": "refused"},
     ]
-    answer = json.dumps({"data": {"activeTargets": active}}).encode()
-    monkeypatch.setattr(node_state, "open_local", lambda *_: io.BytesIO(answer))
+    result = [{"metric": {"job": "postgresql", "instance": "db.x"}}]
+
+    def answer(_port: int, path: str) -> io.BytesIO:
+        data = {"activeTargets": active} if "targets" in path else {"result": result}
+        return io.BytesIO(json.dumps({"data": data}).encode())
+
+    monkeypatch.setattr(node_state, "open_local", answer)
     assert node_state.targets(9090) == [
         {"job": "node", "instance": "db.x", "error": ""},
         {"job": "timestamp-query", "instance": "web.x", "error": "502"},
         {"job": "kafka", "instance": "db.x", "error": ""},
+        {"job": "postgresql", "instance": "db.x", "error": ""},
     ]
     monkeypatch.setattr(node_state, "open_local", lambda *_: io.BytesIO(b"<html>"))
     assert node_state.targets(9090)[0]["error"]

@@ -257,21 +257,32 @@ def exporter(name: str, port: int) -> dict[str, str]:
 
 
 def targets(port: int) -> list[dict[str, str]]:
-    """Ask Prometheus on this node for what it reads: job, host, and an error, which is empty when it does."""
+    """Ask Prometheus on this node for what it reads: job, host, and an error, which is empty when it does.
+
+    What was down a moment ago may be up again before the next look: it counts as read for two minutes.
+    """
     try:
         with open_local(port, "/api/v1/targets?state=active") as answer:
             active = json.load(answer)["data"]["activeTargets"]
+        with open_local(port, "/api/v1/query?query=max_over_time(up[2m])==1") as answer:
+            lately = {named(one["metric"]) for one in json.load(answer)["data"]["result"]}
     except (OSError, ValueError, KeyError) as error:
         return [{"job": "prometheus", "instance": "", "error": str(error) or type(error).__name__}]
+    away = {named(one["labels"]) for one in active if one["health"] == "down"} - lately
     return [
         {
-            "job": one["labels"].get("process", one["labels"]["job"]),
+            "job": named(one["labels"])[0],
             "instance": one["labels"]["instance"],
             # One that has not been read yet is "unknown".
-            "error": one["lastError"] if one["health"] == "down" else "",
+            "error": one["lastError"] if named(one["labels"]) in away else "",
         }
         for one in active
     ]
+
+
+def named(labels: dict[str, str]) -> tuple[str, str]:
+    """Return the process, or the job, and the host that labels of Prometheus name."""
+    return labels.get("process", labels["job"]), labels["instance"]
 
 
 def projections(port: int) -> list[dict[str, Any]]:
