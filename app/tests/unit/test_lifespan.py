@@ -1,12 +1,13 @@
 import asyncio
 import logging
 
+from tests.unit.fake_backend import Idle
 from timestamp_service.runtime.logs import Log
 from timestamp_service.runtime.systemd import Notifier
 from timestamp_service.web.lifespan import Lifespan
 
 
-class Counting:
+class Counting(Idle):
     """A backend whose dependency answers at the second time of asking."""
 
     def __init__(self) -> None:
@@ -14,23 +15,11 @@ class Counting:
         self.stopped = False
         self.often = asyncio.Event()
 
-    async def start(self) -> None:
-        pass
-
     async def check(self) -> str | None:
         self.checks += 1
         if self.checks >= 5:
             self.often.set()
         return "kafka" if self.checks == 1 else None
-
-    def progressing(self) -> bool:
-        return True
-
-    def measure(self) -> None:
-        pass
-
-    def stopping(self) -> None:
-        pass
 
     async def stop(self) -> None:
         self.stopped = True

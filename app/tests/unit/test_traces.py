@@ -16,6 +16,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from tests.unit.fake_backend import Idle
 from tests.unit.fake_topic import message
 from tests.unit.test_batch import good
 from tests.unit.test_writer import FakeDeadLetters, FakeProjection
@@ -256,28 +257,6 @@ class Constant:
         request.context.command_id = "the-id"
         self.headers += request.context.correlation.kafka_headers()
         self.reply.fill(response)
-
-
-class Idle:
-    """A backend with nothing to do."""
-
-    async def start(self) -> None:
-        pass
-
-    async def check(self) -> None:
-        pass
-
-    def progressing(self) -> bool:
-        return True
-
-    def measure(self) -> None:
-        pass
-
-    def stopping(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
 
 
 @contextlib.asynccontextmanager

@@ -89,15 +89,13 @@ class Tracer:
         if traceparent is None:
             if not self._share or crc32(identifier.encode()) >= self._share:
                 return of_request
-            trace = Trace(trace_id_of(identifier), None)
         else:
-            trace_id = traceparent[3:35]
             asked = traceparent[-1] in _SAMPLED
             if asked and self._limit.take():
-                return Correlation(identifier, traceparent, Trace(trace_id, traceparent[36:52]))
-            if not self._share or crc32(trace_id.encode()) >= self._share:
+                return Correlation(identifier, traceparent, _trace_of(of_request))
+            if not self._share or crc32(traceparent[3:35].encode()) >= self._share:
                 return of_request if not asked else Correlation(identifier, f"{traceparent[:53]}00")
-            trace = Trace(trace_id, traceparent[36:52])
+        trace = _trace_of(of_request)
         return Correlation(identifier, f"00-{trace.trace_id}-{trace.span_id}-01", trace)
 
     def always(self, status: int, seconds: float) -> bool:
@@ -123,7 +121,7 @@ class Tracer:
         if trace is None:
             if not self.always(status, seconds):
                 return
-            trace = _unsampled(of_request)
+            trace = _trace_of(of_request)
         started = time.time() - seconds
         error = str(status) if status >= 500 else None
         self._exporter.add(
@@ -194,7 +192,7 @@ class Tracer:
             )
 
 
-def _unsampled(of_request: Correlation) -> Trace:
+def _trace_of(of_request: Correlation) -> Trace:
     traceparent = of_request.traceparent
     if traceparent is None:
         return Trace(trace_id_of(of_request.identifier), None)
